@@ -1,0 +1,29 @@
+# make demo    train, evaluate and draw on the embedded data set
+# make test    lint and the whole test suite
+# PYTHON, VENV and REQUIREMENTS may be set: make test VENV=/tmp/venv PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+REQUIREMENTS ?= requirements.txt
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-gpu setup
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: $(REQUIREMENTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r $(REQUIREMENTS)
+	touch $@
+
+demo: setup
+	$(BIN)/python train.py --dataset digits
+	$(BIN)/python evaluate.py --checkpoint runs/digits-esvae-paper-seed42
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu

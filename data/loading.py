@@ -1,0 +1,56 @@
+"""`load_split`: from a data set's name to its tensors."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from data import celeba, sources
+from data.cache import cached
+from data.specs import DatasetSpec, Split, spec_of
+from errors import UserError
+
+DATA_DIR_VARIABLE = "ESVAE_DATA_DIR"
+
+
+def load_split(
+    dataset: str,
+    split: str,
+    data_dir: Path | str | None = None,
+    *,
+    limit: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Split:
+    """Load one split: images uint8 [N, C, H, W] and labels int64 [N] (None for CelebA) on `device`.
+
+    `data_dir` holds the data sets; without it the folder that ESVAE_DATA_DIR names, else ./datasets. `limit`
+    keeps the first so many images. The first use prepares the split and caches it under `data_dir`; MNIST,
+    Fashion-MNIST and CIFAR-10 are downloaded where they are missing. Digits come with scikit-learn and use no
+    folder.
+
+    Raises UserError for an unknown name, for missing or damaged data and for a limit beyond the split.
+    """
+    spec = spec_of(dataset, split)
+    loaded = _whole(spec, split, data_dir)
+    if limit is not None:
+        loaded = _first(loaded, limit, f"{split} split of {dataset}")
+    labels = loaded.labels
+    return Split(loaded.images.to(device), None if labels is None else labels.to(device))
+
+
+def _whole(spec: DatasetSpec, split: str, data_dir: Path | str | None) -> Split:
+    if spec.name == "digits":
+        return sources.digits(split)
+    folder = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "datasets").expanduser()
+    find = celeba.find if spec.name == "celeba" else sources.find
+    return cached(spec, split, folder, find(spec, split, folder))
+
+
+def _first(loaded: Split, limit: int, what: str) -> Split:
+    """The first `limit` images, copied so that the rest can be freed."""
+    if limit < 1:
+        raise UserError(f"limit {limit}: must be at least 1")
+    if limit > len(loaded.images):
+        raise UserError(f"limit {limit}: the {what} has only {len(loaded.images)} images")
+    labels = loaded.labels
+    return Split(loaded.images[:limit].clone(), None if labels is None else labels[:limit].clone())

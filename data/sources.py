@@ -1,0 +1,149 @@
+"""The data sets that libraries can read: scikit-learn's digits, and torchvision's MNIST kin and CIFAR-10.
+
+torchvision and scikit-learn take a second or more to import, so each is imported where it is used.
+"""
+
+import functools
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data.cache import Source
+from data.specs import DATASETS, DatasetSpec, Split
+from errors import UserError
+
+DIGITS_TRAIN = 1500  # of 1,797; the other 297 are the test split
+
+EXPECTED_IMAGES: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "mnist": {"train": 60_000, "test": 10_000},
+        "fashion_mnist": {"train": 60_000, "test": 10_000},
+        "cifar10": {"train": 50_000, "test": 10_000},
+    }
+)
+
+# What torchvision lets through without a network, or where a file is unreadable, cut short or another thing.
+_TORCHVISION_ERRORS = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AssertionError,
+    HTTPException,
+)
+
+
+def digits(split: str) -> Split:
+    """scikit-learn's 1,797 digits of 8x8 pixels, enlarged to 32x32; nothing is downloaded or cached.
+
+    The split is fixed: a permutation by NumPy's legacy generator with seed 0, whose stream NumPy promises
+    never to change; its first 1,500 images are train, the other 297 test.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = np.random.RandomState(0).permutation(len(bunch.images))
+    chosen = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
+    pixels = np.round(bunch.images[chosen] * (255 / 16)).astype(np.uint8)
+    images = _resized(pixels, DATASETS["digits"].image_size)
+    return Split(images, torch.from_numpy(bunch.target[chosen].astype(np.int64)))
+
+
+def find(spec: DatasetSpec, split: str, data_dir: Path) -> Source:
+    """The source files of MNIST, Fashion-MNIST or CIFAR-10 in torchvision's layout, downloaded where missing.
+
+    Where all files are there the network is not touched. Raises UserError where some are missing and cannot
+    be downloaded.
+    """
+    needed = [path for name in spec.splits for path in _files(spec.name, name, data_dir)]
+    if any(not path.is_file() for path in needed):
+        _download(spec.name, needed, data_dir)
+    files = _files(spec.name, split, data_dir)
+    return Source(files, functools.partial(_build, spec, split, data_dir))
+
+
+def _torchvision_class(dataset: str) -> Any:
+    from torchvision import datasets
+
+    classes = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
+    return classes[dataset]
+
+
+def _files(dataset: str, split: str, data_dir: Path) -> tuple[Path, ...]:
+    """The files that torchvision reads for one split, whether they exist or not."""
+    if dataset == "cifar10":
+        names = [f"data_batch_{k}" for k in range(1, 6)] if split == "train" else ["test_batch"]
+        return tuple(data_dir / "cifar-10-batches-py" / name for name in (*names, "batches.meta"))
+    folder = data_dir / {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[dataset] / "raw"
+    prefix = "train" if split == "train" else "t10k"
+    return folder / f"{prefix}-images-idx3-ubyte", folder / f"{prefix}-labels-idx1-ubyte"
+
+
+def _download(dataset: str, needed: list[Path], data_dir: Path) -> None:
+    reason = "its files did not appear"
+    try:
+        _torchvision_class(dataset)(str(data_dir), download=True)
+    except _TORCHVISION_ERRORS as error:
+        reason = _reason(error)
+    missing = list(dict.fromkeys(path for path in needed if not path.is_file()))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"{dataset}: {missing[0].name}{more} not found in {missing[0].parent} and the download failed "
+            f"({reason}): put the files there, or name the folder that holds the data sets with --data-dir"
+        )
+
+
+def _build(spec: DatasetSpec, split: str, data_dir: Path) -> Split:
+    """Read one split through torchvision, check that it is whole, and bring it to the model's image size."""
+    try:
+        dataset = _torchvision_class(spec.name)(str(data_dir), train=split == "train", download=False)
+    except _TORCHVISION_ERRORS as error:
+        reason = _wrong_checksums(data_dir) if spec.name == "cifar10" else _reason(error)
+        raise _damaged(spec.name, data_dir, reason or _reason(error)) from error
+    pixels = np.asarray(dataset.data)
+    labels = torch.as_tensor(dataset.targets, dtype=torch.int64)
+    count = EXPECTED_IMAGES[spec.name][split]
+    shape = (count, 32, 32, 3) if spec.channels == 3 else (count, 28, 28)
+    if pixels.shape != shape or labels.shape != (count,):
+        found = f"{split} images {list(pixels.shape)} and {len(labels)} labels instead of {list(shape)}"
+        raise _damaged(spec.name, data_dir, found)
+    if spec.channels == 3:
+        return Split(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), labels)
+    return Split(_resized(pixels, spec.image_size), labels)
+
+
+def _resized(pixels: np.ndarray, size: int) -> torch.Tensor:
+    """Grey uint8 [N, h, w] as uint8 [N, 1, size, size], by PIL's bilinear filter as in torchvision."""
+    images = np.empty((len(pixels), 1, size, size), dtype=np.uint8)
+    for image, source in zip(images, pixels, strict=True):
+        image[0] = Image.fromarray(source).resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(images)
+
+
+def _damaged(dataset: str, data_dir: Path, reason: str) -> UserError:
+    folder = _files(dataset, "train", data_dir)[0].parent
+    return UserError(f"{dataset}: {folder} is damaged ({reason}): delete it and run again to download it")
+
+
+def _wrong_checksums(data_dir: Path) -> str:
+    """Which of CIFAR-10's files are not what torchvision expects: it only says that some are not."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    folder = data_dir / CIFAR10.base_folder
+    listed = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+    wrong = [name for name, md5 in listed if not check_integrity(folder / name, md5)]
+    return f"wrong checksum: {', '.join(wrong)}" if wrong else ""
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,51 @@
+"""Which data sets there are, and what a loaded split looks like."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor
+
+from errors import UserError
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set as the models see it: square images of `channels` x `image_size` x `image_size`."""
+
+    name: str
+    channels: int
+    image_size: int
+    splits: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split in memory.
+
+    `images`: uint8 [N, C, H, W]. `labels`: int64 [N], or None where the data set has no classes (CelebA).
+    """
+
+    images: Tensor
+    labels: Tensor | None
+
+
+_SPECS = (
+    DatasetSpec("digits", 1, 32, ("train", "test")),
+    DatasetSpec("mnist", 1, 32, ("train", "test")),
+    DatasetSpec("fashion_mnist", 1, 32, ("train", "test")),
+    DatasetSpec("cifar10", 3, 32, ("train", "test")),
+    DatasetSpec("celeba", 3, 64, ("train", "validation", "test")),
+)
+
+DATASETS: Mapping[str, DatasetSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
+
+
+def spec_of(dataset: str, split: str) -> DatasetSpec:
+    """The spec of `dataset`; UserError where there is no such data set or it has no such split."""
+    if dataset not in DATASETS:
+        raise UserError(f"unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}")
+    spec = DATASETS[dataset]
+    if split not in spec.splits:
+        raise UserError(f"{dataset} has no split {split!r}: choose one of {', '.join(spec.splits)}")
+    return spec

@@ -1,0 +1,44 @@
+"""Loss terms: reconstruction and the distance between posterior and prior firing rates."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MMD_BANDWIDTHS = tuple(0.25 * 2.0**i for i in range(5))  # factors on the mean squared distance
+
+
+def reconstruction_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Mean squared error of images in [-1, 1], the empirical form of the first term of Eq. 11."""
+    return F.mse_loss(reconstruction, images)
+
+
+def mmd2(x: Tensor, y: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of two batches of firing rates, Eq. 10.
+
+    The kernel is a sum of five Gaussians, exp(-d2 / b_i) with b_i = b / 4 * 2^i, where d2 is the squared
+    Euclidean distance and b the mean d2 over all pairs of the pooled batch (no gradient through b). The
+    biased estimate: diagonals are included. Needs N x N memory, not N x N x D.
+
+    Args:
+        x: posterior rates r_p, [N, D].
+        y: prior rates r_q, [M, D].
+
+    Returns:
+        a scalar >= 0 up to rounding; 0 with a zero gradient where all points coincide.
+    """
+    pooled = torch.cat([x, y])
+    d2 = _squared_distances(pooled)
+    n = len(pooled)
+    bandwidth = d2.detach().sum() / (n * n - n)
+    inverse = torch.where(bandwidth > 0, 1 / bandwidth, torch.zeros_like(bandwidth))
+    kernel = sum(torch.exp(d2 * (-inverse / factor)) for factor in MMD_BANDWIDTHS)
+    k_xx, k_xy = kernel[: len(x), : len(x)], kernel[: len(x), len(x) :]
+    k_yx, k_yy = kernel[len(x) :, : len(x)], kernel[len(x) :, len(x) :]
+    return k_xx.mean() + k_yy.mean() - k_xy.mean() - k_yx.mean()
+
+
+def _squared_distances(points: Tensor) -> Tensor:
+    """[N, D] -> [N, N], from the Gram matrix; exactly 0 on the diagonal."""
+    gram = points @ points.T
+    norms = gram.diagonal()
+    return (norms[:, None] + norms[None, :] - 2 * gram).clamp(min=0)

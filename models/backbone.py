@@ -1,0 +1,129 @@
+"""Spiking encoder and decoder, shared by all spiking VAEs and parametrised by their widths (Sec. IV-B1).
+
+Time is the first axis everywhere: [T, N, ...]. Encoder and decoder reset their neurons at the start of every
+call, so no caller can forget to.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.config import ModelConfig
+from neurons import LIF, ThresholdDependentBatchNorm, lif_surrogate, reset_state
+
+BOTTOM_SIZE = 2  # height and width of the deepest feature map
+READOUT_DECAY = 0.8
+
+
+def make_lif(config: ModelConfig) -> LIF:
+    """The LIF that every layer of a model uses."""
+    surrogate = lif_surrogate(config.lif_surrogate, config.v_threshold, config.strict_threshold)
+    return LIF(surrogate, config.v_threshold, config.decay)
+
+
+class SpikingBlock(nn.Module):
+    """Synapse (convolution, transposed convolution or linear layer), tdBN, LIF."""
+
+    def __init__(self, synapse: nn.Module, n_features: int, config: ModelConfig, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.synapse = synapse
+        self.norm = ThresholdDependentBatchNorm(n_features, config.v_threshold, alpha)
+        self.lif = make_lif(config)
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        """[T, N, ...] -> spikes [T, N, ...]."""
+        current = self._current(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
+        return self.lif(self.norm(current, self.synapse.bias))
+
+    def forward_constant(self, x: Tensor, n_steps: int) -> Tensor:
+        """[N, ...], the same input at every step -> spikes [T, N, ...]. Synapse and tdBN run once."""
+        current = self.norm(self._current(x)[None], self.synapse.bias, n_repeats=n_steps)
+        return self.lif(current.expand(n_steps, *current.shape[1:]))
+
+    def _current(self, x: Tensor) -> Tensor:
+        """The synapse without its bias, which tdBN takes in: summing a bias gradient is slow, and this one is zero."""
+        layer = self.synapse
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, layer.weight)
+        if isinstance(layer, nn.ConvTranspose2d):
+            return F.conv_transpose2d(x, layer.weight, None, layer.stride, layer.padding, layer.output_padding)
+        return F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
+
+
+def _down(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
+
+
+def _up(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, output_padding=1)
+
+
+class Encoder(nn.Module):
+    """Images [N, C, H, W] in [-1, 1] -> spikes x_e [T, N, D]. Direct input: the image is the current at every step."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_steps = config.n_steps
+        channels = (config.image_channels, *config.widths)
+        pairs = pairwise(channels)
+        self.blocks = nn.ModuleList(SpikingBlock(_down(i, o), o, config) for i, o in pairs)
+        n_bottom = config.widths[-1] * BOTTOM_SIZE**2
+        self.to_latent = SpikingBlock(nn.Linear(n_bottom, config.latent_dim), config.latent_dim, config)
+
+    def forward(self, images: Tensor) -> Tensor:
+        reset_state(self)
+        first, *rest = self.blocks
+        spikes = first.forward_constant(images.contiguous(memory_format=torch.channels_last), self.n_steps)
+        for block in rest:
+            spikes = block(spikes)
+        return self.to_latent(spikes.flatten(2))
+
+
+class Decoder(nn.Module):
+    """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.bottom = (config.widths[-1], BOTTOM_SIZE, BOTTOM_SIZE)
+        n_bottom = config.widths[-1] * BOTTOM_SIZE**2
+        self.from_latent = SpikingBlock(nn.Linear(config.latent_dim, n_bottom), n_bottom, config)
+        channels = (*reversed(config.widths), config.widths[0])
+        pairs = pairwise(channels)
+        self.blocks = nn.ModuleList(SpikingBlock(_up(i, o), o, config) for i, o in pairs)
+        self.readout = MembraneReadout(config)
+
+    def forward(self, z: Tensor) -> Tensor:
+        reset_state(self)
+        spikes = self.from_latent(z).unflatten(2, self.bottom)
+        for block in self.blocks:
+            spikes = block(spikes)
+        return torch.tanh(self.readout(spikes))
+
+
+class MembraneReadout(nn.Module):
+    """Last transposed convolution, then the membrane that a neuron without threshold has after the last step.
+
+    The membrane is sum over t of 0.8^(T-1-t) x_t. The convolution is linear, so it runs once, on the
+    weighted sum of spikes; its bias, present at every step, then counts sum over t of 0.8^(T-1-t) times.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.synapse = nn.ConvTranspose2d(config.widths[0], config.image_channels, kernel_size=3, padding=1)
+        exponents = torch.arange(config.n_steps - 1, -1, -1, dtype=torch.float32)
+        self.register_buffer("coefficients", READOUT_DECAY**exponents, persistent=False)
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Spikes [T, N, C, H, W] -> pre-activation [N, channels, H, W]."""
+        weighted = _sum_over_time(self.coefficients.to(spikes), spikes)
+        image = F.conv_transpose2d(weighted, self.synapse.weight, padding=1)
+        return image + (self.coefficients.sum() * self.synapse.bias)[:, None, None]
+
+
+def _sum_over_time(coefficients: Tensor, spikes: Tensor) -> Tensor:
+    """sum over t of coefficients[t] * spikes[t], in memory order so that channels_last is not copied."""
+    rows = spikes.movedim(2, -1).flatten(1)  # a view of channels_last steps
+    n, c, h, w = spikes.shape[1:]
+    return (coefficients @ rows).view(n, h, w, c).movedim(-1, 1)

@@ -1,0 +1,73 @@
+"""What defines a model: everything needed to build it, nothing about its training."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from errors import UserError
+
+SurrogateKind = Literal["paper", "code"]
+WIDTHS = {32: (32, 64, 128, 256), 64: (32, 64, 128, 256, 512)}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture and neuron constants of a model.
+
+    Attributes:
+        model: name in `models.MODELS`.
+        image_channels: 1 or 3.
+        widths: channels of the stride-2 convolutions, Sec. IV-B1. Each halves the image down to 2x2, so
+            the image size is 2 ** (len(widths) + 1).
+        latent_dim: D.
+        n_steps: time steps T.
+        v_threshold: firing threshold of every LIF.
+        decay: membrane decay factor, the paper's tau.
+        lif_surrogate: `paper`: box of width 0.5 on the threshold; `code`: width 1 on a membrane of 0.
+        strict_threshold: fire at m > v_threshold (code) instead of m >= v_threshold (paper).
+        sampler_surrogate: width of Eq. 8's box, `paper`: 0.5, `code`: 1.
+        mmd_weight: lambda of Eq. 11.
+    """
+
+    model: str = "esvae"
+    image_channels: int = 3
+    widths: tuple[int, ...] = WIDTHS[32]
+    latent_dim: int = 128
+    n_steps: int = 16
+    v_threshold: float = 0.2
+    decay: float = 0.25
+    lif_surrogate: SurrogateKind = "paper"
+    strict_threshold: bool = False
+    sampler_surrogate: SurrogateKind = "paper"
+    mmd_weight: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name in ("image_channels", "latent_dim", "n_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.widths or min(self.widths) < 1:
+            raise UserError(f"widths must name at least one positive width, got {self.widths}")
+        if not self.v_threshold > 0 or not 0 <= self.decay < 1:
+            raise UserError(f"need v_threshold > 0 and 0 <= decay < 1, got {self.v_threshold} and {self.decay}")
+        for name in ("lif_surrogate", "sampler_surrogate"):
+            if getattr(self, name) not in ("paper", "code"):
+                raise UserError(f"{name} must be 'paper' or 'code', got {getattr(self, name)!r}")
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images."""
+        return 2 ** (len(self.widths) + 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """Inverse of `to_dict`.
+
+        Raises:
+            UserError: unknown or missing fields, or values out of range.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            raise UserError(f"model config does not fit this version: fields that differ {sorted(set(values) ^ names)}")
+        return cls(**{**values, "widths": tuple(values["widths"])})

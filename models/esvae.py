@@ -1,0 +1,103 @@
+"""ESVAE: a spiking VAE whose latent space is a firing rate per unit (Sec. III)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from losses import mmd2, reconstruction_loss
+from models.backbone import Decoder, Encoder
+from models.config import ModelConfig
+from neurons import PoissonSampler, sampler_surrogate
+
+
+@dataclass(frozen=True)
+class ESVAEOutput:
+    """reconstruction [N, C, H, W] in [-1, 1]; posterior_rate r_p and prior_rate r_q [N, D] in [0, 1]; z [T, N, D]."""
+
+    reconstruction: Tensor
+    posterior_rate: Tensor
+    prior_rate: Tensor
+    z: Tensor
+
+
+class ESVAE(nn.Module):
+    """Efficient spiking VAE.
+
+    image -> encoder -> spikes x_e -> firing rate r_p -> Poisson sampler -> z -> decoder -> image; to generate,
+    normal noise -> bottleneck -> firing rate r_q -> Poisson sampler -> z -> decoder -> image (Fig. 2, Algorithm 1).
+
+    Every method may be called in any order: each starts from membranes at rest. `generator` makes the random
+    draws reproducible and must live on the model's device.
+
+    References:
+        Zhan et al., "ESVAE: An Efficient Spiking Variational Autoencoder with Reparameterizable Poisson Spiking
+        Sampling", 2023.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.bottleneck = nn.Linear(config.latent_dim, config.latent_dim)
+        self.sampler = PoissonSampler(config.n_steps, sampler_surrogate(config.sampler_surrogate))
+        self.decoder = Decoder(config)
+        self.to(memory_format=torch.channels_last)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1] -> encoder spikes x_e, 0 or 1, [T, N, D]."""
+        return self.encoder(x)
+
+    def firing_rate(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1] -> posterior rates r_p in {0, 1/T, ..., 1}, [N, D] (Eq. 5)."""
+        return self.encode(x).mean(0)
+
+    def prior_rate(self, normal: Tensor) -> Tensor:
+        """Standard normal noise [N, D] -> prior rates r_q = sigmoid(W n + c) in (0, 1), [N, D]."""
+        return torch.sigmoid(self.bottleneck(normal))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
+        return self.decoder(z)
+
+    def sample_latent(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Draw n latent spike trains from the prior: z_q [T, n, D]."""
+        return self.sampler(self.prior_rate(self._normal(n, generator)), generator)
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Generate n images [n, C, H, W] in [-1, 1] (Algorithm 1, GenerateImages)."""
+        return self.decode(self.sample_latent(n, generator))
+
+    def forward(
+        self,
+        x: Tensor,
+        generator: Generator | None = None,
+        uniform: Tensor | None = None,
+        normal: Tensor | None = None,
+    ) -> ESVAEOutput:
+        """One pass of Algorithm 1 up to the loss.
+
+        Args:
+            x: images [N, C, H, W] in [-1, 1].
+            generator: source of the noise that is not given.
+            uniform: noise of the sampler in [0, 1), [T, N, D].
+            normal: noise of the prior, [N, D].
+        """
+        posterior_rate = self.firing_rate(x)
+        prior_rate = self.prior_rate(self._normal(len(x), generator) if normal is None else normal)
+        z = self.sampler(posterior_rate, generator, uniform)
+        return ESVAEOutput(self.decode(z), posterior_rate, prior_rate, z)
+
+    def loss(self, output: ESVAEOutput, x: Tensor) -> dict[str, Tensor]:
+        """Eq. 11 and its terms as scalars: `loss` = `reconstruction` + mmd_weight * `mmd`."""
+        reconstruction = reconstruction_loss(output.reconstruction, x)
+        mmd = mmd2(output.posterior_rate, output.prior_rate)
+        return {
+            "loss": reconstruction + self.config.mmd_weight * mmd,
+            "reconstruction": reconstruction,
+            "mmd": mmd,
+        }
+
+    def _normal(self, n: int, generator: Generator | None) -> Tensor:
+        weight = self.bottleneck.weight
+        return torch.randn(n, self.config.latent_dim, generator=generator, device=weight.device, dtype=weight.dtype)

@@ -1,0 +1,20 @@
+"""Names of the models. A new model is one file and one line here."""
+
+from torch import nn
+
+from errors import UserError
+from models.config import ModelConfig
+from models.esvae import ESVAE
+
+MODELS: dict[str, type[nn.Module]] = {"esvae": ESVAE}
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """A freshly initialised model (PyTorch's default initialisation, from the global generator).
+
+    Raises:
+        UserError: no model of that name.
+    """
+    if config.model not in MODELS:
+        raise UserError(f"unknown model {config.model!r}; choose one of {', '.join(MODELS)}")
+    return MODELS[config.model](config)

@@ -1,0 +1,18 @@
+"""Spiking neurons: LIF, tdBN, the Poisson sampler and their surrogate gradients. Knows nothing of VAEs."""
+
+from neurons.lif import BACKENDS, LIF, reset_state, set_backend
+from neurons.poisson import PoissonSampler
+from neurons.surrogate import Rectangular, lif_surrogate, sampler_surrogate
+from neurons.tdbn import ThresholdDependentBatchNorm
+
+__all__ = [
+    "BACKENDS",
+    "LIF",
+    "PoissonSampler",
+    "Rectangular",
+    "ThresholdDependentBatchNorm",
+    "lif_surrogate",
+    "reset_state",
+    "sampler_surrogate",
+    "set_backend",
+]

@@ -1,0 +1,197 @@
+"""The paper's leaky integrate-and-fire neuron on SpikingJelly's LIFNode. The only file that imports SpikingJelly.
+
+Written against SpikingJelly 0.0.0.0.14, the last release with a CuPy backend.
+"""
+
+from importlib import metadata
+
+import numpy as np
+import torch
+from spikingjelly.activation_based import functional, neuron
+from torch import Tensor, nn
+
+from errors import UserError
+from neurons.scan import LIFConstants, lif_scan
+from neurons.surrogate import Rectangular
+
+try:
+    from spikingjelly.activation_based.auto_cuda import neuron_kernel as cupy_kernels
+except ImportError:  # SpikingJelly 2: LIF() explains
+    cupy_kernels = None
+
+SPIKINGJELLY_VERSION = "0.0.0.0.14"
+BACKENDS = ("scan", "torch", "cupy")
+
+
+class LIF(neuron.LIFNode):
+    """Multi-step LIF neurons, Eq. 1 to 3: hard reset to 0, reset inside the gradient.
+
+    Input current [T, N, ...] -> spikes [T, N, ...]. The membrane `v` [N, ...] persists between calls, as in
+    every SpikingJelly node, until `reset()`; `store_v_seq` records `v_seq` [T, N, ...].
+
+    The paper's tau = 0.25 is a decay factor, m = 0.25 v + x; SpikingJelly writes that as tau = 4/3 with
+    `decay_input=False`. Backends, the same in training and evaluation:
+
+    - `scan`: `neurons.scan.lif_scan`, any device, membrane in float32 at least;
+    - `torch`: SpikingJelly's own loop over single steps;
+    - `cupy`: SpikingJelly's CUDA kernels. float32; float16 where the threshold is not strict.
+
+    Args:
+        surrogate: step and its surrogate derivative; its `strict` says whether a membrane equal to the
+            threshold stays silent.
+        v_threshold: firing threshold.
+        decay: factor that the membrane keeps from one step to the next, 0 <= decay < 1.
+        backend: one of BACKENDS.
+
+    Raises:
+        UserError: another SpikingJelly release is installed, or the CuPy backend cannot run here.
+    """
+
+    def __init__(
+        self, surrogate: Rectangular, v_threshold: float = 0.2, decay: float = 0.25, backend: str = "scan"
+    ) -> None:
+        _check_spikingjelly_version()
+        self.decay = decay
+        super().__init__(
+            tau=1 / (1 - decay),
+            decay_input=False,
+            v_threshold=v_threshold,
+            v_reset=0.0,
+            surrogate_function=surrogate,
+            detach_reset=False,
+            step_mode="m",
+            backend=backend,
+            store_v_seq=False,
+        )
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        return BACKENDS if self.step_mode == "m" else ("torch",)
+
+    @property
+    def backend(self) -> str:
+        return self._backend
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        if value not in self.supported_backends:
+            raise UserError(f"unknown LIF backend {value!r}; choose one of {', '.join(self.supported_backends)}")
+        if value == "cupy":
+            _check_cupy()
+        self._backend = value
+
+    def single_step_forward(self, x: Tensor) -> Tensor:
+        # SpikingJelly's evaluation path has no surrogate gradient and always fires at >=.
+        return neuron.BaseNode.single_step_forward(self, x)
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+        """Input current [T, N, ...] -> spikes [T, N, ...]; `self.v` moves on to the last step."""
+        if self.backend == "torch":
+            return neuron.BaseNode.multi_step_forward(self, x_seq)
+        self.v_float_to_tensor(x_seq[0])
+        return self._scan(x_seq) if self.backend == "scan" else self._cupy(x_seq)
+
+    def _scan(self, x_seq: Tensor) -> Tensor:
+        if self.store_v_seq:
+            raise UserError("the scan backend keeps no membrane trace; use backend 'torch' to record v_seq")
+        spikes, self.v = lif_scan(x_seq, self.v, self._constants())
+        return spikes
+
+    def _constants(self) -> LIFConstants:
+        box = self.surrogate_function
+        middle = self.v_threshold + box.centre
+        return LIFConstants(self.decay, self.v_threshold, box.strict, middle - box.width / 2, middle + box.width / 2)
+
+    def _cupy(self, x_seq: Tensor) -> Tensor:
+        _check_cupy_input(x_seq, self.surrogate_function.strict)
+        dtype = "float" if x_seq.dtype == torch.float32 else "half2"
+        v_threshold, surrogate = self._cupy_threshold()
+        if self.forward_kernel is None or self.forward_kernel.dtype != dtype:
+            self.forward_kernel, self.backward_kernel = lif_kernels(surrogate, dtype)
+        spikes, v_seq = cupy_kernels.LIFNodeATGF.apply(
+            x_seq.flatten(1),
+            self.v.flatten(),
+            v_threshold,
+            0.0,
+            1 / self.tau,
+            self.forward_kernel,
+            self.backward_kernel,
+        )
+        v_seq = v_seq.reshape(x_seq.shape)
+        if self.store_v_seq:
+            self.v_seq = v_seq
+        self.v = v_seq[-1].clone()
+        return spikes.reshape(x_seq.shape)
+
+    def _cupy_threshold(self) -> tuple[float, Rectangular]:
+        """The kernels fire at >= only; in float32 m > v_threshold is m >= the next number above it."""
+        if not self.surrogate_function.strict:
+            return self.v_threshold, self.surrogate_function
+        above = float(np.nextafter(np.float32(self.v_threshold), np.float32(np.inf)))
+        return above, self.surrogate_function.shifted(above - self.v_threshold)
+
+
+def lif_kernels(surrogate: Rectangular, dtype: str) -> tuple:
+    """SpikingJelly's forward and backward CUDA kernels of this LIF; dtype 'float' or 'half2'."""
+
+    # The releases' own argument check uses numpy.int, which numpy 1.24 removed.
+    class Forward(cupy_kernels.LIFNodeFPTTKernel):
+        def check_ctypes(self, py_dict: dict) -> None:
+            pass
+
+    class Backward(cupy_kernels.LIFNodeBPTTKernel):
+        def check_ctypes(self, py_dict: dict) -> None:
+            pass
+
+    forward = Forward(decay_input=False, hard_reset=True, dtype=dtype)
+    backward = Backward(
+        decay_input=False, surrogate_function=surrogate.cuda_codes, hard_reset=True, detach_reset=False, dtype=dtype
+    )
+    return forward, backward
+
+
+def reset_state(module: nn.Module) -> None:
+    """Forget every membrane potential below `module`, so that the next call starts from 0."""
+    functional.reset_net(module)
+
+
+def set_backend(module: nn.Module, backend: str) -> None:
+    """Let every LIF below `module` run on `backend` ('scan', 'torch' or 'cupy').
+
+    Raises:
+        UserError: no such backend, or it cannot run on this machine.
+    """
+    for lif in module.modules():
+        if isinstance(lif, LIF):
+            lif.backend = backend
+
+
+def _check_spikingjelly_version() -> None:
+    version = metadata.version("spikingjelly")
+    if version != SPIKINGJELLY_VERSION:
+        raise UserError(
+            f"spikingjelly {version} is installed, but this project needs {SPIKINGJELLY_VERSION} (the release with "
+            f"the CuPy backend): pip install spikingjelly=={SPIKINGJELLY_VERSION}"
+        )
+
+
+def _check_cupy() -> None:
+    try:
+        import cupy
+    except ImportError as error:
+        raise UserError(f"backend 'cupy' needs CuPy (pip install cupy-cuda12x, or cupy-cuda13x): {error}") from error
+    try:
+        found = cupy.cuda.is_available()
+    except Exception as error:  # CuPy raises its own types for a broken driver
+        raise UserError(f"backend 'cupy' cannot use the GPU driver: {error}") from error
+    if not found:
+        raise UserError("backend 'cupy' needs an NVIDIA GPU and its driver; on a CPU use backend 'scan' or 'torch'")
+
+
+def _check_cupy_input(x_seq: Tensor, strict: bool) -> None:
+    if not x_seq.is_cuda:
+        raise UserError("backend 'cupy' runs on CUDA tensors only; move the model and images with device='cuda'")
+    allowed = (torch.float32,) if strict else (torch.float32, torch.float16)
+    if x_seq.dtype not in allowed:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        raise UserError(f"backend 'cupy' computes this neuron correctly in {names} only, not in {x_seq.dtype}")

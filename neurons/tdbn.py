@@ -1,0 +1,130 @@
+"""Threshold-dependent batch normalisation."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_ELEMENTS = 1 << 17  # values worked on at a time, so that temporaries stay in the cache
+ROW_PIXELS = 64  # pixels put side by side in one row: long rows let per-channel arithmetic run at full width
+
+
+class ThresholdDependentBatchNorm(nn.Module):
+    """tdBN: statistics over time and batch (and space), scaled to the firing threshold.
+
+    y = weight * (alpha * v_threshold * (x - mean) / sqrt(var + eps)) + bias, per channel (axis 2).
+
+    The factor alpha * v_threshold stands outside the learned weight, which starts at 1: an implementation that
+    starts the weight at alpha * v_threshold has the same forward pass but another gradient scale and weight decay.
+
+    Args:
+        n_features: channels C of an input [T, N, C, ...].
+        v_threshold: firing threshold of the neurons behind it.
+        alpha: scale, 1 everywhere except FSVAE's prior and posterior networks.
+
+    References:
+        Zheng et al., "Going deeper with directly-trained larger spiking neural networks", AAAI 2021.
+    """
+
+    def __init__(
+        self, n_features: int, v_threshold: float, alpha: float = 1.0, momentum: float = 0.1, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.scale, self.momentum, self.eps = alpha * v_threshold, momentum, eps
+        self.weight = nn.Parameter(torch.ones(n_features))
+        self.bias = nn.Parameter(torch.zeros(n_features))
+        self.register_buffer("running_mean", torch.zeros(n_features))
+        self.register_buffer("running_var", torch.ones(n_features))
+
+    def forward(self, x: Tensor, x_bias: Tensor | None = None, n_repeats: int = 1) -> Tensor:
+        """Normalise x [T, N, C, ...].
+
+        Args:
+            x: input.
+            x_bias: bias [C] of the layer that made x, if that layer left it out. The batch mean takes it out
+                again, so in training it moves the running mean only and its gradient is exactly zero.
+            n_repeats: every step of x stands for that many identical ones. The batch statistics are the same;
+                only the unbiased running variance, n / (n - 1) of the biased one, counts that many values more.
+        """
+        gain = self.weight * self.scale
+        if not self.training:
+            slope = gain * torch.rsqrt(self.running_var + self.eps)
+            mean = self.running_mean if x_bias is None else self.running_mean - x_bias
+            offset = self.bias - mean * slope
+            shape = (-1,) + (1,) * (x.dim() - 3)
+            return torch.addcmul(offset.view(shape), x, slope.view(shape))
+        if x_bias is None:
+            x_bias = torch.zeros_like(self.bias)
+        y, mean, inverse_std = _BatchNorm.apply(x, x_bias, gain, self.bias, self.eps)
+        self._update(mean + x_bias.detach(), inverse_std, x.numel() // x.shape[2] * n_repeats)
+        return y
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, inverse_std: Tensor, n: int) -> None:
+        variance = inverse_std.to(torch.float64).pow(-2) - self.eps
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_((variance * (n / max(n - 1, 1))).to(self.running_var), self.momentum)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, scale={self.scale}, momentum={self.momentum}, eps={self.eps}"
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch normalisation over all axes but the third; the gradient in two passes over channels-last rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, x_bias: Tensor, gain: Tensor, bias: Tensor, eps: float):
+        y, mean, inverse_std = torch.native_batch_norm(x.flatten(0, 1), gain, bias, None, None, True, 0.0, eps)
+        ctx.save_for_backward(x, gain, mean, inverse_std)
+        ctx.mark_non_differentiable(mean, inverse_std)
+        return y.unflatten(0, x.shape[:2]), mean, inverse_std
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor, *_: Tensor):
+        x, gain, mean, inverse_std = ctx.saved_tensors
+        grad_x, grad_gain, grad_bias = _batch_norm_backward(grad_y, x, gain, mean, inverse_std)
+        return grad_x, torch.zeros_like(gain), grad_gain, grad_bias, None
+
+
+def _batch_norm_backward(
+    grad_y: Tensor, x: Tensor, gain: Tensor, mean: Tensor, inverse_std: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With xhat = (x - mean) / std and g = dL/dy: dL/dx = gain / std * (g - mean(g) - xhat * mean(g * xhat))."""
+    g_rows, x_rows, n_tile = _rows(grad_y), _rows(x), _tile(x)
+    sum_g, sum_gx = torch.zeros_like(x_rows[0]), torch.zeros_like(x_rows[0])
+    tiled_mean = mean.repeat(n_tile)
+    for g, value in _chunks(g_rows, x_rows):
+        sum_g += g.sum(0)
+        sum_gx += torch.sub(value, tiled_mean).mul_(g).sum(0)
+    grad_bias = sum_g.view(n_tile, -1).sum(0)
+    grad_gain = sum_gx.view(n_tile, -1).sum(0) * inverse_std
+    n = x.numel() // len(gain)
+    on_g = gain * inverse_std
+    on_x = -on_g * inverse_std * grad_gain / n
+    constant = -on_g * grad_bias / n - on_x * mean
+    grad_x = torch.empty_like(x_rows)
+    on_g, on_x, constant = (vector.repeat(n_tile) for vector in (on_g, on_x, constant))
+    for g, value, out in _chunks(g_rows, x_rows, grad_x):
+        torch.addcmul(constant, g, on_g, out=out).addcmul_(value, on_x)
+    return _from_rows(grad_x, x), grad_gain, grad_bias
+
+
+def _tile(x: Tensor) -> int:
+    """How many pixels make a row: a divisor of the number of pixels."""
+    return math.gcd(math.prod(x.shape[3:]), ROW_PIXELS)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[T, N, C, ...] -> [rows, pixels per row * C], channels last; a view if x is laid out so."""
+    return x.movedim(2, -1).reshape(-1, _tile(x) * x.shape[2])
+
+
+def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    shape = (*like.shape[:2], *like.shape[3:], like.shape[2])
+    return rows.view(shape).movedim(-1, 2)
+
+
+def _chunks(*rows: Tensor):
+    size = max(1, CHUNK_ELEMENTS // rows[0].shape[1])
+    return zip(*(tensor.split(size) for tensor in rows), strict=True)

@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from data import to_uint8, to_unit_range
+
+LEVELS = torch.arange(256, dtype=torch.uint8)
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_all_levels_survive_the_round_trip(device: str) -> None:
+    assert torch.equal(to_uint8(to_unit_range(LEVELS.to(device))).cpu(), LEVELS)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_unit_range_is_what_totensor_gives_on_every_device(device: str) -> None:
+    from torchvision.transforms.functional import to_tensor
+
+    expected = to_tensor(LEVELS.numpy().reshape(16, 16, 1)) * 2 - 1
+    assert torch.equal(to_unit_range(LEVELS.reshape(1, 16, 16).to(device)).cpu(), expected)
+
+
+def test_unit_range_ends_at_minus_one_and_one() -> None:
+    scaled = to_unit_range(LEVELS)
+    assert scaled.dtype == torch.float32
+    assert scaled[0] == -1 and scaled[-1] == 1
+
+
+def test_uint8_rounds_and_clamps() -> None:
+    step = 2 / 255
+    values = torch.tensor([-5.0, -1 + 0.4 * step, -1 + 0.6 * step, 1 - 0.4 * step, 7.0])
+    assert to_uint8(values).tolist() == [0, 0, 1, 255, 255]
+
+
+def test_unit_range_refuses_pixels_already_scaled() -> None:
+    with pytest.raises(TypeError, match="uint8"):
+        to_unit_range(torch.zeros(1))

@@ -1,0 +1,59 @@
+"""Train a spiking VAE.
+
+    python train.py --dataset mnist            # the paper's MNIST run, 300 epochs
+    python train.py --dataset cifar10 --epochs 2 --dry-run
+    python train.py --help                     # every field of the configuration is a flag
+
+Leaves runs/<dataset>-<model>-<variant>-seed<seed>/ with metrics.csv, pictures, last.pt and model.safetensors.
+The same command again goes on where the run stopped.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from cli import run_program
+from training.config import Config, preset
+from training.device import keep_freed_memory
+from training.loop import fit
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train a spiking VAE; see the top of train.py."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    fresh: bool = False
+    """start over: replace the run in the folder"""
+    dry_run: bool = False
+    """print the configuration and stop"""
+
+
+def parse(argv: list[str]) -> Arguments:
+    """--dataset, --model and --variant choose the preset; every other flag changes one field of it."""
+    choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag, default in (("dataset", "cifar10"), ("model", "esvae"), ("variant", "paper")):
+        choice.add_argument(f"--{flag}", default=default)
+    chosen, _ = choice.parse_known_args(argv)
+    default = Arguments(preset(chosen.dataset, chosen.model, chosen.variant))
+    return tyro.cli(Arguments, args=argv, default=default, description=__doc__)
+
+
+def main(argv: list[str]) -> None:
+    """Parse and train."""
+    arguments = parse(argv)
+    config = arguments.config
+    if arguments.dry_run:
+        print(f"would train in {config.run_dir}:")
+        print("\n".join(f"  {name} = {value}" for name, value in config.to_dict().items()))
+        return
+    keep_freed_memory()
+    print(f"{config.model} ({config.variant}) on {config.dataset}: {config.run_dir}", flush=True)
+    print(f"done: {fit(config, arguments.fresh)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

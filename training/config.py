@@ -1,0 +1,148 @@
+"""What a run is: one frozen dataclass, and presets that state only what differs from the paper's CIFAR-10 run."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from data import DATASETS
+from errors import UserError
+from models import WIDTHS, ModelConfig
+
+Dataset = Literal["digits", "mnist", "fashion_mnist", "cifar10", "celeba"]
+Model = Literal["esvae"]
+Variant = Literal["paper", "code"]
+Backend = Literal["auto", "scan", "torch", "cupy"]
+
+RUNTIME = {"runtime": True}  # marks fields that may change when a run goes on
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run. Fields not marked as runtime are its identity: a resumed run must have the same."""
+
+    dataset: Dataset = "cifar10"
+    """images to train on; `digits` needs no download"""
+    model: Model = "esvae"
+    """model to train"""
+    variant: Variant = "paper"
+    """where paper and released code differ: as the paper says, or as the authors' program does"""
+    seed: int = 42
+    """fixes initialisation, order of images and all noise"""
+    epochs: int = 300
+    """passes over the training images; a finished run may be continued with more"""
+    batch_size: int = 256
+    """images per step"""
+    lr: float = 6e-4
+    """AdamW's learning rate"""
+    bottleneck_lr_factor: float = 10.0
+    """the bottleneck layer's learning rate is this many times `lr`"""
+    weight_decay: float = 0.001
+    """AdamW's weight decay"""
+    mmd_weight: float = 0.001
+    """lambda of Eq. 11"""
+    latent_dim: int = 128
+    """latent units D"""
+    n_steps: int = 16
+    """time steps T"""
+    lif_surrogate: Literal["paper", "code"] = "paper"
+    """box of the LIF: `paper` width 0.5 on the threshold, `code` width 1 on a membrane of 0"""
+    strict_threshold: bool = False
+    """fire where the membrane is above the threshold, not where it equals it"""
+    sampler_surrogate: Literal["paper", "code"] = "paper"
+    """box of the sampler, Eq. 8: `paper` width 0.5, `code` width 1"""
+    horizontal_flip: bool = True
+    """mirror each training image with probability 1/2"""
+    drop_last: bool = True
+    """leave out the last training batch of an epoch if it is not full"""
+    train_images: int | None = None
+    """use the first so many training images; all of them if None"""
+
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = field(default=None, metadata=RUNTIME)
+    """where the data sets are or go; $ESVAE_DATA_DIR or ./datasets if None"""
+    runs_dir: Path = field(default=Path("runs"), metadata=RUNTIME)
+    """folder of the run folders"""
+    name: str | None = field(default=None, metadata=RUNTIME)
+    """name of the run folder; <dataset>-<model>-<variant>-seed<seed> if None"""
+    device: str = field(default="auto", metadata=RUNTIME)
+    """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
+    backend: Backend = field(default="auto", metadata=RUNTIME)
+    """what runs the LIF neurons; auto takes scan"""
+    checkpoint_every: float = field(default=10.0, metadata=RUNTIME)
+    """minutes between checkpoints inside an epoch; one is written after every epoch too"""
+    tensorboard: bool = field(default=False, metadata=RUNTIME)
+    """write TensorBoard events beside metrics.csv"""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "latent_dim", "n_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise UserError("--batch-size must be at least 2: batch statistics and the MMD need a batch")
+        if self.train_images is not None and self.train_images < self.batch_size:
+            raise UserError(f"--train-images {self.train_images} is less than one batch of {self.batch_size}")
+        for name in ("lr", "bottleneck_lr_factor"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "mmd_weight", "seed", "checkpoint_every"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder."""
+        return self.runs_dir / (self.name or f"{self.dataset}-{self.model}-{self.variant}-seed{self.seed}")
+
+    def model_config(self) -> ModelConfig:
+        """The part of the configuration that builds the model."""
+        spec = DATASETS[self.dataset]
+        shared = {f.name for f in fields(ModelConfig)} & {f.name for f in fields(self)}
+        return ModelConfig(
+            image_channels=spec.channels,
+            widths=WIDTHS[spec.image_size],
+            **{name: getattr(self, name) for name in shared},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable form."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that a resumed run must share; `epochs` may grow and is left out."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata and f.name != "epochs"}
+
+
+CODE_VARIANT = {"lif_surrogate": "code", "strict_threshold": True, "sampler_surrogate": "code"}
+
+# What differs from Config's defaults, which are the paper's CIFAR-10 run. The paper gives no batch size and no
+# augmentation: there both variants do what the released code does.
+DATASET_PRESETS: dict[str, dict[str, Any]] = {
+    "digits": {"batch_size": 25, "lr": 8e-3, "epochs": 30, "horizontal_flip": False, "drop_last": True},
+    "mnist": {"horizontal_flip": False, "drop_last": False},
+    "fashion_mnist": {"horizontal_flip": False},
+    "cifar10": {},
+    "celeba": {"batch_size": 64, "drop_last": False},
+}
+
+# The released code scales a configured rate by batch_size / 250, and has a smaller latent on MNIST.
+CODE_PRESETS: dict[str, dict[str, Any]] = {
+    "digits": {},
+    "mnist": {"lr": 3e-3 * 256 / 250, "latent_dim": 32},
+    "fashion_mnist": {"lr": 3e-3 * 256 / 250, "latent_dim": 32},
+    "cifar10": {"lr": 6e-4 * 256 / 250},
+    "celeba": {"lr": 1e-3 * 64 / 250},
+}
+
+
+def preset(dataset: str = "cifar10", model: str = "esvae", variant: str = "paper") -> Config:
+    """The configuration of a data set, model and variant; every field of it is a flag of train.py.
+
+    Raises:
+        UserError: an unknown data set or variant.
+    """
+    for value, known, what in ((dataset, DATASET_PRESETS, "data set"), (variant, ("paper", "code"), "variant")):
+        if value not in known:
+            raise UserError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
+    config = replace(Config(), dataset=dataset, model=model, variant=variant, **DATASET_PRESETS[dataset])
+    return replace(config, **CODE_VARIANT, **CODE_PRESETS[dataset]) if variant == "code" else config

@@ -1,0 +1,59 @@
+"""Where a run computes: device, LIF backend, memory."""
+
+import ctypes
+import resource
+import sys
+
+import torch
+
+from errors import UserError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 1 << 30
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` takes CUDA if there is one; anything else is taken at its word.
+
+    Raises:
+        UserError: not a device, or CUDA asked for where there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:<number>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported; use cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(f"device {name!r} was asked for, but PyTorch finds {found} CUDA devices; use --device cpu")
+    return device
+
+
+def resolve_backend(name: str) -> str:
+    """The LIF backend that runs; `auto` is `scan`."""
+    return "scan" if name == "auto" else name
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Highest memory use so far: of PyTorch's allocator on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks instead of returning each to the kernel.
+
+    Training frees and asks again for the same hundreds of megabytes every step; fresh pages cost a fault each,
+    a third of a step's time. Elsewhere than on glibc this does nothing. For the process, so for programs to call.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -1,0 +1,68 @@
+"""The run folder: what is in it, and whether a run may go on in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+from files import write_atomically
+from training.config import Config
+
+CONFIG_FILE = "config.json"
+OWN_FILES = ("config.json", "metrics.csv", "firing_rates.csv", "last.pt", "model.safetensors", "evaluation.json")
+OWN_PATTERNS = ("images/*.png", "events.out.tfevents.*")
+
+
+def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
+    """Check that a run may start or go on in its folder; changes nothing.
+
+    Returns:
+        one entry per earlier start of this run, [] for a new one.
+
+    Raises:
+        UserError: another run lives there (the differences are listed), or the folder is not a run's.
+    """
+    folder = config.run_dir
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a run folder; choose another --name or --runs-dir")
+    if not any(folder.iterdir()):
+        return []
+    if fresh and (folder / CONFIG_FILE).is_file():
+        return []
+    record = read_record(folder)
+    old, new = record["config"], config.to_dict()
+    changed = [f"{key} {old.get(key)!r} -> {new[key]!r}" for key in config.identity() if old.get(key) != new[key]]
+    if changed:
+        raise UserError(f"{folder} holds another run ({'; '.join(changed)}); give a --name, or --fresh to replace it")
+    return record["starts"]
+
+
+def start_run(config: Config, starts: list[dict[str, Any]], fresh: bool) -> Path:
+    """Create the run folder, or empty it if `fresh`, and write config.json: the configuration and all starts."""
+    folder = config.run_dir
+    if fresh:
+        for file in (*(folder / name for name in OWN_FILES), *(f for p in OWN_PATTERNS for f in folder.glob(p))):
+            file.unlink(missing_ok=True)
+    content = json.dumps({"config": config.to_dict(), "starts": starts}, indent=2) + "\n"
+    write_atomically(folder / CONFIG_FILE, content.encode())
+    return folder
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What config.json holds: `config` and `starts`.
+
+    Raises:
+        UserError: not a run folder, or a damaged one.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        record = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; choose another --name") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}); --fresh starts the run over") from error
+    if not isinstance(record, dict) or not {"config", "starts"} <= record.keys():
+        raise UserError(f"{file} is not a run's configuration; choose another --name, or --fresh to replace it")
+    return record

@@ -1,0 +1,123 @@
+"""What a run records: metrics.csv, firing_rates.csv, image grids, TensorBoard events."""
+
+import csv
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.utils import make_grid, save_image
+
+from data import to_unit_range
+from errors import UserError
+from files import write_atomically
+
+METRICS_FILE = "metrics.csv"
+RATES_FILE = "firing_rates.csv"
+IMAGES_FOLDER = "images"
+
+
+class CsvLog:
+    """Append-only CSV: one flushed line per row. Opening it drops rows of epochs after `last_epoch`.
+
+    A run that died between logging an epoch and saving its state trains that epoch again.
+    """
+
+    def __init__(self, path: Path, last_epoch: int) -> None:
+        self.path = path
+        if path.exists():
+            self._truncate(last_epoch)
+
+    def append(self, row: dict[str, object]) -> None:
+        """Write one row; the first row's keys are the header."""
+        is_new = not self.path.exists()
+        try:
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, list(row))
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _truncate(self, last_epoch: int) -> None:
+        header, *rows = self.path.read_text().splitlines() or [""]
+        kept = [row for row in rows if row.split(",")[0].isdigit() and int(row.split(",")[0]) <= last_epoch]
+        if len(kept) < len(rows):
+            write_atomically(self.path, "".join(f"{line}\n" for line in [header, *kept]).encode())
+        if not kept:
+            self.path.unlink()
+
+
+def rate_histogram(z: Tensor) -> list[int]:
+    """How many latent units fired k times, k = 0 .. T. z [T, N, D] -> T + 1 counts over all N * D."""
+    counts = z.sum(0).round().long().flatten()
+    return torch.bincount(counts, minlength=len(z) + 1).tolist()
+
+
+def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
+    """Images [N, C, H, W] in [-1, 1] as one PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_image(make_grid(images, nrow=columns, value_range=(-1, 1), normalize=True, pad_value=1.0), path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def interleave_rows(originals: Tensor, reconstructions: Tensor, columns: int = 8) -> Tensor:
+    """A row of originals above the row of their reconstructions, and so on: [N, ...] twice -> [2N, ...]."""
+    pairs = zip(originals.split(columns), reconstructions.split(columns), strict=True)
+    return torch.cat([torch.cat(pair) for pair in pairs])
+
+
+class RunLog:
+    """Everything a run records at the end of an epoch.
+
+    Grids and histograms come from the same test images and the same noise every time. A numbered pair of grids
+    is kept for epochs 1 to 10 and every tenth after them.
+    """
+
+    N_SHOWN, N_HISTOGRAM, SEED = 32, 512, 1
+
+    def __init__(self, folder: Path, last_epoch: int, tensorboard: bool) -> None:
+        self.folder = folder
+        self.metrics = CsvLog(folder / METRICS_FILE, last_epoch)
+        self.rates = CsvLog(folder / RATES_FILE, last_epoch)
+        self.writer = _tensorboard_writer(folder, last_epoch) if tensorboard else None
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Log one epoch's numbers and print the headline."""
+        self.metrics.append(row)
+        print(
+            f"epoch {row['epoch']:4d}  train {row['train_reconstruction']:.5f}  test {row['test_reconstruction']:.5f}"
+            f"  mmd {row['train_mmd']:.4f}  {row['images_per_second']:.0f} img/s",
+            flush=True,
+        )
+        for name, value in row.items():
+            if self.writer and name not in ("epoch", "step"):
+                self.writer.add_scalar(name, value, row["epoch"])
+
+    @torch.no_grad()
+    def pictures(self, epoch: int, model: nn.Module, images: Tensor) -> None:
+        """Draw grids and count firing rates of posterior and prior with fixed noise."""
+        generator = torch.Generator(images.device).manual_seed(self.SEED)
+        x = to_unit_range(images[: self.N_HISTOGRAM])
+        output = model(x, generator=generator)
+        z = model.sample_latent(self.N_HISTOGRAM, generator)
+        for stage, spikes in (("posterior", output.z), ("prior", z)):
+            counts = {f"fired_{k}": count for k, count in enumerate(rate_histogram(spikes))}
+            self.rates.append({"epoch": epoch, "stage": stage} | counts)
+        shown = slice(0, self.N_SHOWN)
+        grids = {
+            "reconstructions": interleave_rows(x[shown], output.reconstruction[shown]),
+            "samples": model.decode(z[:, shown]),
+        }
+        for name, grid in grids.items():
+            save_grid(grid, self.folder / IMAGES_FOLDER / f"{name}.png")
+            if epoch <= 10 or epoch % 10 == 0:
+                save_grid(grid, self.folder / IMAGES_FOLDER / f"{name}-{epoch:04d}.png")
+
+
+def _tensorboard_writer(folder: Path, last_epoch: int):
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and used on request only
+
+    return SummaryWriter(folder, purge_step=last_epoch + 1)

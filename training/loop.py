@@ -1,0 +1,255 @@
+"""The training loop: Algorithm 1 with AdamW, a log, and a state that can be picked up at any step."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+from tqdm import tqdm
+
+from data import load_split, n_batches, training_batches
+from errors import UserError
+from metrics import evaluate_reconstruction
+from models import build_model, save_model
+from models.checkpoint import MODEL_FILE
+from neurons import set_backend
+from provenance import provenance
+from training.config import Config
+from training.device import peak_memory_bytes, resolve_backend, resolve_device
+from training.folder import previous_starts, start_run
+from training.log import RunLog
+from training.state import STATE_FILE, RunState, load_state, save_state
+from training.stop import Stopped, StopRequest, stop_request
+
+FETCH_EVERY = 20  # steps between fetching losses from the device, which waits for it
+
+
+@dataclass
+class Run:
+    """What a run holds in memory. `position` counts finished epochs and steps; see RunState."""
+
+    config: Config
+    folder: Path
+    device: torch.device
+    train_images: Tensor
+    test_images: Tensor
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    noise: Generator
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] | None = None
+    seconds: float = 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return n_batches(len(self.train_images), self.config.batch_size, self.config.drop_last)
+
+
+def fit(config: Config, fresh: bool = False) -> Path:
+    """Train a model to `config.epochs`, going on from the run folder's last state if there is one.
+
+    On a CPU the result does not depend on where a run was stopped: weights, log and grids are bit-identical.
+
+    Args:
+        config: the run.
+        fresh: start over, replacing the run in the folder.
+
+    Returns:
+        the run folder.
+
+    Raises:
+        UserError: bad input, a folder with another run, or a loss that is no longer finite.
+        Stopped: somebody asked for it (Ctrl-C, SIGTERM); the state is saved.
+    """
+    starts = previous_starts(config, fresh)
+    run = prepare(config)
+    if not fresh:
+        resume(run)
+    if run.epoch >= config.epochs:
+        return run.folder
+    runtime = {f: config.to_dict()[f] for f in config.to_dict() if f not in config.identity()}
+    start_run(config, [*starts, {"runtime": runtime, "epoch": run.epoch} | provenance(run.device)], fresh)
+    log = RunLog(run.folder, run.epoch, config.tensorboard)
+    with stop_request() as request:
+        while run.epoch < config.epochs:
+            train_epoch(run, request)
+            finish_epoch(run, log)
+            if request.signal_number:
+                raise _stopped(run, request)
+    return run.folder
+
+
+def prepare(config: Config) -> Run:
+    """Data, model and optimizer of a run that has not started; writes nothing to the run folder."""
+    device = resolve_device(config.device)
+    train = load_split(config.dataset, "train", config.data_dir, limit=config.train_images, device=device)
+    test = load_split(config.dataset, "test", config.data_dir, device=device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build_model(config.model_config())
+    set_backend(model.to(device), resolve_backend(config.backend))
+    noise = Generator(device).manual_seed(config.seed)
+    return Run(config, config.run_dir, device, train.images, test.images, model, make_optimizer(model, config), noise)
+
+
+def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
+    """AdamW (Sec. IV-B2), the bottleneck with its own learning rate."""
+    fast = list(model.bottleneck.parameters()) if hasattr(model, "bottleneck") else []
+    slow = [p for p in model.parameters() if not any(p is other for other in fast)]
+    groups = [{"params": slow}, {"params": fast, "lr": config.lr * config.bottleneck_lr_factor}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
+
+
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
+    """One step of Algorithm 1, lines 6 to 12, on images x [N, C, H, W] in [-1, 1].
+
+    Returns:
+        scalars on the model's device: the loss, its terms, and the mean firing rates of posterior and prior.
+    """
+    output = model(x, generator=noise)
+    terms = model.loss(output, x)
+    optimizer.zero_grad(set_to_none=True)
+    terms["loss"].backward()
+    optimizer.step()
+    rates = {"posterior_rate_mean": output.posterior_rate.mean(), "prior_rate_mean": output.prior_rate.mean()}
+    return {name: value.detach() for name, value in (terms | rates).items()}
+
+
+def train_epoch(run: Run, request: StopRequest) -> None:
+    """Train to the end of the epoch under way.
+
+    Raises:
+        Stopped: asked for between two steps.
+        UserError: a loss that is not finite; names the step.
+    """
+    run.model.train()
+    run.sums = run.sums or {}
+    started = saved = time.monotonic()
+    before = run.seconds
+    pending: list[tuple[dict[str, Tensor], int]] = []
+    for x in _progress(run):
+        pending.append((training_step(run.model, run.optimizer, x, run.noise), len(x)))
+        run.step += 1
+        run.seconds = before + time.monotonic() - started
+        due = time.monotonic() - saved > 60 * run.config.checkpoint_every
+        if due or request.signal_number or len(pending) == FETCH_EVERY or run.step == run.steps_per_epoch:
+            _fetch(run, pending)
+        if request.signal_number and run.step < run.steps_per_epoch:
+            raise _stopped(run, request)
+        if due:
+            _save(run)
+            saved = time.monotonic()
+
+
+def finish_epoch(run: Run, log: RunLog) -> None:
+    """Test, log, save; then the run stands at the start of the next epoch."""
+    config, n_trained = run.config, run.sums["images"]
+    run.model.eval()
+    means = {name: total / n_trained for name, total in run.sums.items() if name != "images"}
+    run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
+    test_reconstruction = evaluate_reconstruction(run.model, run.test_images)
+    log.epoch(
+        {
+            "epoch": run.epoch,
+            "step": run.epoch * run.steps_per_epoch,
+            "train_loss": means["loss"],
+            "train_reconstruction": means["reconstruction"],
+            "train_mmd": means["mmd"],
+            "test_reconstruction": test_reconstruction,
+            "posterior_rate_mean": means["posterior_rate_mean"],
+            "prior_rate_mean": means["prior_rate_mean"],
+            "images_per_second": n_trained / run.seconds,
+            "seconds": run.seconds,
+            "peak_memory_bytes": peak_memory_bytes(run.device),
+        }
+    )
+    log.pictures(run.epoch, run.model, run.test_images)
+    run.seconds = 0.0
+    record = {"config": config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}
+    save_model(run.model, run.folder / MODEL_FILE, record)
+    _save(run)
+
+
+def resume(run: Run) -> None:
+    """Take over the folder's last state, if there is one."""
+    file = run.folder / STATE_FILE
+    if not file.exists():
+        return
+    state = load_state(file, run.device)
+    try:
+        run.model.load_state_dict(state.model)
+        run.optimizer.load_state_dict(state.optimizer)
+        run.noise.set_state(state.noise)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
+    run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
+
+
+def _progress(run: Run) -> Iterator[Tensor]:
+    """The rest of the epoch's batches, behind a bar that is quiet when nobody watches."""
+    # The order of an epoch depends on seed and epoch alone, so that a resumed run finds its place in it.
+    order = Generator(run.device).manual_seed(run.config.seed * 1_000_003 + run.epoch)
+    batches = training_batches(
+        run.train_images,
+        run.config.batch_size,
+        generator=order,
+        drop_last=run.config.drop_last,
+        horizontal_flip=run.config.horizontal_flip,
+        start=run.step,
+    )
+    bar = tqdm(
+        desc=f"epoch {run.epoch + 1}/{run.config.epochs}",
+        total=run.steps_per_epoch * run.config.batch_size,
+        initial=run.step * run.config.batch_size,
+        unit="img",
+        disable=None,  # off unless standard error is a terminal
+        leave=False,
+    )
+    with bar:
+        for x in batches:
+            yield x
+            bar.update(len(x))
+
+
+def _fetch(run: Run, pending: list[tuple[dict[str, Tensor], int]]) -> None:
+    """Add the pending steps to the epoch's sums.
+
+    Raises:
+        UserError: a loss that is not finite.
+    """
+    for index, (metrics, n_images) in enumerate(pending):
+        values = {name: value.item() for name, value in metrics.items()}
+        if not math.isfinite(values["loss"]):
+            step = run.step - len(pending) + index + 1
+            raise UserError(
+                f"the loss became {values['loss']} in step {step} of epoch {run.epoch + 1}; try a lower --lr. "
+                f"{run.folder} keeps the last good checkpoint"
+            )
+        for name, value in values.items():
+            run.sums[name] = run.sums.get(name, 0.0) + value * n_images
+        run.sums["images"] = run.sums.get("images", 0) + n_images
+    pending.clear()
+
+
+def _save(run: Run) -> None:
+    state = RunState(
+        run.model.state_dict(),
+        run.optimizer.state_dict(),
+        run.noise.get_state(),
+        run.epoch,
+        run.step,
+        run.sums,
+        run.seconds,
+    )
+    save_state(state, run.folder / STATE_FILE)
+
+
+def _stopped(run: Run, request: StopRequest) -> Stopped:
+    _save(run)
+    where = f"epoch {run.epoch + 1}, step {run.step}" if run.step else f"the end of epoch {run.epoch}"
+    return Stopped(f"stopped at {where}; the same command goes on from there", request.signal_number)
