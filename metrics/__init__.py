@@ -1,5 +1,6 @@
 """Metrics: a model or images in, a number out."""
 
+from metrics.baselines import eight_bit_loss, mean_image_loss
 from metrics.reconstruction import evaluate_reconstruction
 
-__all__ = ["evaluate_reconstruction"]
+__all__ = ["eight_bit_loss", "evaluate_reconstruction", "mean_image_loss"]

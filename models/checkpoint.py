@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -18,15 +19,18 @@ FORMAT = "spiking-vae-1"
 MODEL_FILE = "model.safetensors"
 
 
-def save_model(model: nn.Module, path: str | Path, run: dict[str, Any] | None = None) -> None:
+def save_model(
+    model: nn.Module, path: str | Path, run: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> None:
     """Write weights and configuration to one file, atomically.
 
     Args:
         model: its `config` is stored with it.
         path: file to write.
         run: whatever else describes the weights (training configuration, epochs, ...), JSON-serialisable.
+        dtype: store the weights in this type; as they are if None.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"format": FORMAT, "model": json.dumps(model.config.to_dict()), "run": json.dumps(run or {})}
     write_atomically(path, save(tensors, metadata))
 

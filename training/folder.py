@@ -1,6 +1,9 @@
 """The run folder: what is in it, and whether a run may go on in it."""
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ from errors import UserError
 from files import write_atomically
 from training.config import Config
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, LOCK_FILE = "config.json", ".lock"
 OWN_FILES = ("config.json", "metrics.csv", "firing_rates.csv", "last.pt", "model.safetensors", "evaluation.json")
 OWN_PATTERNS = ("images/*.png", "events.out.tfevents.*")
 
@@ -27,7 +30,7 @@ def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
         return []
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a run folder; choose another --name or --runs-dir")
-    if not any(folder.iterdir()):
+    if not any(file.name != LOCK_FILE for file in folder.iterdir()):
         return []
     if fresh and (folder / CONFIG_FILE).is_file():
         return []
@@ -66,3 +69,34 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not {"config", "starts"} <= record.keys():
         raise UserError(f"{file} is not a run's configuration; choose another --name, or --fresh to replace it")
     return record
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the run folder, which is created if need be, for this process; the kernel lets go when it ends.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another process is training in {folder}; wait for it, or give a --name") from error
+        yield
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process is training in the run folder."""
+    if not (folder / LOCK_FILE).exists():
+        return False
+    try:
+        with run_lock(folder):
+            return False
+    except UserError:
+        return True

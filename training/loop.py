@@ -19,7 +19,7 @@ from neurons import set_backend
 from provenance import provenance
 from training.config import Config
 from training.device import peak_memory_bytes, resolve_backend, resolve_device
-from training.folder import previous_starts, start_run
+from training.folder import previous_starts, run_lock, start_run
 from training.log import RunLog
 from training.state import STATE_FILE, RunState, load_state, save_state
 from training.stop import Stopped, StopRequest, stop_request
@@ -49,7 +49,7 @@ class Run:
         return n_batches(len(self.train_images), self.config.batch_size, self.config.drop_last)
 
 
-def fit(config: Config, fresh: bool = False) -> Path:
+def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path:
     """Train a model to `config.epochs`, going on from the run folder's last state if there is one.
 
     On a CPU the result does not depend on where a run was stopped: weights, log and grids are bit-identical.
@@ -57,13 +57,14 @@ def fit(config: Config, fresh: bool = False) -> Path:
     Args:
         config: the run.
         fresh: start over, replacing the run in the folder.
+        deadline: time.monotonic() at which to save and stop.
 
     Returns:
         the run folder.
 
     Raises:
         UserError: bad input, a folder with another run, or a loss that is no longer finite.
-        Stopped: somebody asked for it (Ctrl-C, SIGTERM); the state is saved.
+        Stopped: Ctrl-C, SIGTERM or the deadline asked for it; the state is saved.
     """
     starts = previous_starts(config, fresh)
     run = prepare(config)
@@ -72,13 +73,14 @@ def fit(config: Config, fresh: bool = False) -> Path:
     if run.epoch >= config.epochs:
         return run.folder
     runtime = {f: config.to_dict()[f] for f in config.to_dict() if f not in config.identity()}
-    start_run(config, [*starts, {"runtime": runtime, "epoch": run.epoch} | provenance(run.device)], fresh)
-    log = RunLog(run.folder, run.epoch, config.tensorboard)
-    with stop_request() as request:
+    start = {"runtime": runtime, "epoch": run.epoch} | provenance(run.device)
+    with run_lock(run.folder), stop_request(deadline) as request:
+        start_run(config, [*starts, start], fresh)
+        log = RunLog(run.folder, run.epoch, config.tensorboard)
         while run.epoch < config.epochs:
             train_epoch(run, request)
             finish_epoch(run, log)
-            if request.signal_number:
+            if request and run.epoch < config.epochs:
                 raise _stopped(run, request)
     return run.folder
 
@@ -136,9 +138,9 @@ def train_epoch(run: Run, request: StopRequest) -> None:
         run.step += 1
         run.seconds = before + time.monotonic() - started
         due = time.monotonic() - saved > 60 * run.config.checkpoint_every
-        if due or request.signal_number or len(pending) == FETCH_EVERY or run.step == run.steps_per_epoch:
+        if due or request or len(pending) == FETCH_EVERY or run.step == run.steps_per_epoch:
             _fetch(run, pending)
-        if request.signal_number and run.step < run.steps_per_epoch:
+        if request and run.step < run.steps_per_epoch:
             raise _stopped(run, request)
         if due:
             _save(run)

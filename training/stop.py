@@ -1,30 +1,38 @@
-"""Ctrl-C and SIGTERM ask a run to stop; it does so between two steps, with its state saved."""
+"""Ctrl-C, SIGTERM and a time limit ask a run to stop; it does so between two steps, with its state saved."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved its state; `exit_code` is the shell's 128 + signal number."""
+    """The run was asked to stop and has saved its state.
+
+    `exit_code` is the shell's 128 + signal number, or 0 where the time limit asked.
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
-        self.exit_code = 128 + signal_number
+        self.exit_code = 128 + signal_number if signal_number else 0
 
 
 @dataclass
 class StopRequest:
-    """`signal_number` is 0 until somebody asks."""
+    """`signal_number` is 0 until a signal asks; `deadline` is a time.monotonic() that asks when it is over."""
 
+    deadline: float = float("inf")
     signal_number: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.signal_number) or time.monotonic() > self.deadline
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
+def stop_request(deadline: float = float("inf")) -> Iterator[StopRequest]:
     """Collect SIGINT and SIGTERM into a StopRequest; a second Ctrl-C interrupts at once."""
-    request = StopRequest()
+    request = StopRequest(deadline)
 
     def note(number: int, _frame: object) -> None:
         if request.signal_number == signal.SIGINT == number:

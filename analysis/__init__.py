@@ -1,0 +1,1 @@
+"""Analysis: one module per experiment; reads checkpoints and result files."""

@@ -1,0 +1,122 @@
+"""Score a checkpoint on a test split and draw what it reconstructs and generates."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data import DATASETS, load_split, to_unit_range
+from errors import UserError
+from metrics import eight_bit_loss, evaluate_reconstruction, mean_image_loss
+from models import load_model, read_metadata
+from neurons import set_backend
+from provenance import provenance
+from training.device import resolve_backend, resolve_device
+from training.log import interleave_rows, save_grid
+
+TEST_IMAGES = {"digits": 297, "mnist": 10_000, "fashion_mnist": 10_000, "cifar10": 10_000, "celeba": 19_962}
+N_SHOWN = 32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate, and on what.
+
+    Attributes:
+        checkpoint: run folder or model file.
+        dataset: test images; the data set that the model was trained on if None.
+        data_dir: where the data sets are.
+        n_images: score the first so many test images only; all if None.
+        seed: of the posterior's and the prior's noise.
+        device, backend: as in training.
+    """
+
+    checkpoint: Path
+    dataset: str | None = None
+    data_dir: Path | None = None
+    n_images: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    backend: str = "auto"
+
+    @property
+    def output(self) -> Path:
+        """Folder for pictures and numbers: the run folder, or one named after the model file."""
+        return self.checkpoint if self.checkpoint.is_dir() else Path("runs") / f"evaluation-{self.checkpoint.stem}"
+
+
+def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Compute everything; write nothing.
+
+    Returns:
+        the record (JSON-serialisable: metrics with their protocol, baselines, configuration, provenance), and
+        picture grids by name, float [N, C, H, W] in [-1, 1].
+
+    Raises:
+        UserError: a checkpoint or data set that cannot be used, or that do not fit each other.
+    """
+    device = resolve_device(request.device)
+    model = load_model(request.checkpoint, str(device))
+    set_backend(model, resolve_backend(request.backend))
+    run = read_metadata(request.checkpoint)["run"]
+    dataset = _dataset(request, run, model)
+    train = load_split(dataset, "train", request.data_dir, device=device).images
+    test = load_split(dataset, "test", request.data_dir, limit=request.n_images, device=device).images
+    loss = evaluate_reconstruction(model, test, seed=request.seed)
+    record = {
+        "checkpoint": str(request.checkpoint),
+        "dataset": dataset,
+        "reconstruction_loss": _reconstruction(loss, dataset, test),
+        "baselines": {"mean training image": mean_image_loss(train, test), "8-bit copy": eight_bit_loss(test)},
+        "epochs": run.get("epochs"),
+        "epoch_rule": "last epoch",
+        "config": run.get("config"),
+        "model": model.config.to_dict(),
+        "seed": request.seed,
+    }
+    return record | provenance(device), draw(model, test, request.seed)
+
+
+def _dataset(request: Evaluation, run: dict[str, Any], model: nn.Module) -> str:
+    dataset = request.dataset or run.get("config", {}).get("dataset")
+    if dataset is None:
+        raise UserError(f"{request.checkpoint} does not say what it was trained on; give --dataset")
+    if dataset not in DATASETS:
+        raise UserError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
+    spec, config = DATASETS[dataset], model.config
+    if (spec.channels, spec.image_size) != (config.image_channels, config.image_size):
+        raise UserError(
+            f"{request.checkpoint} makes {config.image_channels}x{config.image_size}x{config.image_size} images, "
+            f"but {dataset} has {spec.channels}x{spec.image_size}x{spec.image_size}"
+        )
+    return dataset
+
+
+def _reconstruction(loss: float, dataset: str, test: Tensor) -> dict[str, Any]:
+    part = "whole test split" if len(test) == TEST_IMAGES[dataset] else f"{len(test)} of {TEST_IMAGES[dataset]} images"
+    return {
+        "value": loss,
+        "protocol": f"mean squared error per value on [-1, 1], posterior sampled, {part}",
+        "n_images": len(test),
+        "split": "test",
+        "feature_network": None,
+    }
+
+
+@torch.no_grad()
+def draw(model: nn.Module, images: Tensor, seed: int) -> dict[str, Tensor]:
+    """Rows of originals above their reconstructions, and samples from the prior; uint8 images [N, C, H, W] in."""
+    generator = torch.Generator(images.device).manual_seed(seed)
+    x = to_unit_range(images[:N_SHOWN])
+    reconstruction = model(x, generator=generator).reconstruction
+    return {"reconstructions": interleave_rows(x, reconstruction), "samples": model.sample(2 * N_SHOWN, generator)}
+
+
+def save_pictures(pictures: dict[str, Tensor], folder: Path) -> list[Path]:
+    """Write the grids as PNG and return their paths."""
+    paths = [folder / f"evaluation-{name}.png" for name in pictures]
+    for path, grid in zip(paths, pictures.values(), strict=True):
+        save_grid(grid, path)
+    return paths

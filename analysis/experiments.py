@@ -1,0 +1,178 @@
+"""The rows of experiments.toml, and where each of them stands."""
+
+import csv
+import json
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data import DATASETS
+from errors import UserError
+from training.config import Config, preset
+from training.folder import is_running
+from training.log import METRICS_FILE
+
+EXPERIMENTS_FILE = Path("experiments.toml")
+TRAINING_IMAGES = {"digits": 1_500, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "celeba": 162_770}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run behind a table or figure.
+
+    Attributes:
+        name: of the row, its run folder, its result and its weights.
+        dataset, model, variant: the preset.
+        epochs: the full budget.
+        feeds: tables and figures that need it.
+        seed: of the run.
+        label: what it is if it is not the paper's recipe.
+        overrides: fields of the configuration that differ from the preset.
+    """
+
+    name: str
+    dataset: str
+    epochs: int
+    feeds: str
+    model: str = "esvae"
+    variant: str = "paper"
+    seed: int = 42
+    label: str = "paper's recipe"
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, epochs: int | None = None, **runtime: Any) -> Config:
+        """The run's configuration; `runtime` sets fields such as device and runs_dir."""
+        base = preset(self.dataset, self.model, self.variant)
+        changes = {"seed": self.seed, "epochs": epochs or self.epochs, "name": self.name} | self.overrides | runtime
+        return replace(base, **changes)
+
+    @property
+    def n_images(self) -> int:
+        """Training images per epoch."""
+        return self.overrides.get("train_images", TRAINING_IMAGES[self.dataset])
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders that reproduce.py reads and writes."""
+
+    runs: Path = Path("runs")
+    results: Path = Path("results")
+    pretrained: Path = Path("pretrained")
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """All rows, in order, and the speed by image size assumed until one is measured."""
+
+    rows: tuple[Row, ...]
+    assumed_images_per_second: dict[str, float]
+
+    def select(self, names: tuple[str, ...]) -> tuple[Row, ...]:
+        """Rows by name, in the order given; all of them for no names.
+
+        Raises:
+            UserError: no such row.
+        """
+        by_name = {row.name: row for row in self.rows}
+        unknown = [name for name in names if name not in by_name]
+        if unknown:
+            raise UserError(f"no row {', '.join(unknown)} in {EXPERIMENTS_FILE}; rows: {', '.join(by_name)}")
+        return tuple(by_name[name] for name in names) or self.rows
+
+
+def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
+    """Read the rows and check each against the configuration.
+
+    Raises:
+        UserError: no file, no TOML, or a row that makes no configuration.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    rows = tuple(_row(values, path) for values in content.get("run", []))
+    names = [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} names a row twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+    return Experiments(rows, content.get("assumed_images_per_second", {}))
+
+
+def _row(values: dict[str, Any], path: Path) -> Row:
+    unknown = values.keys() - {f.name for f in fields(Row)}
+    if unknown:
+        raise UserError(f"{path}: row {values.get('name')!r} has unknown fields {', '.join(sorted(unknown))}")
+    try:
+        row = Row(**values)
+        row.config()
+    except TypeError as error:
+        raise UserError(f"{path}: row {values.get('name')!r} is not a run: {error}") from error
+    return row
+
+
+def read_result(row: Row, places: Places) -> dict[str, Any] | None:
+    """The row's committed result, if there is one.
+
+    Raises:
+        UserError: a damaged file.
+    """
+    file = places.results / f"{row.name}.json"
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); remove it to run the row again") from error
+
+
+def status_table(experiments: Experiments, places: Places) -> pd.DataFrame:
+    """One line a row: epochs trained, status, hours left, what it feeds."""
+    return pd.DataFrame([_status_line(row, experiments, places) for row in experiments.rows])
+
+
+def _status_line(row: Row, experiments: Experiments, places: Places) -> dict[str, Any]:
+    result = read_result(row, places)
+    trained = _trained(row, places)
+    epochs = max(len(trained), (result or {}).get("epochs") or 0)
+    speed = _images_per_second(row, trained, result, experiments)
+    left = max(row.epochs - epochs, 0) * row.n_images / speed / 3600
+    return {
+        "name": row.name,
+        "epochs": f"{epochs}/{row.epochs}",
+        "status": _status(row, epochs, result, places),
+        "hours left": round(left, 2),
+        "recipe": row.label,
+        "feeds": row.feeds,
+    }
+
+
+def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places) -> str:
+    if is_running(places.runs / row.name):
+        return "running"
+    if result and result["status"] == "failed":
+        return "failed"
+    if result and result["epochs"] >= row.epochs:
+        return "done"
+    return "partial" if epochs or (places.runs / row.name / "last.pt").exists() else "not run"
+
+
+def _trained(row: Row, places: Places) -> list[dict[str, str]]:
+    file = places.runs / row.name / METRICS_FILE
+    if not file.exists():
+        return []
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def _images_per_second(
+    row: Row, trained: list[dict[str, str]], result: dict[str, Any] | None, experiments: Experiments
+) -> float:
+    """Measured in this row's last epoch here, else when its result was made, else assumed."""
+    if trained:
+        return float(trained[-1]["images_per_second"])
+    if result and result.get("images_per_second"):
+        return result["images_per_second"]
+    return experiments.assumed_images_per_second[str(DATASETS[row.dataset].image_size)]

@@ -1,0 +1,273 @@
+"""Measure how many images a second a model trains on or generates.
+
+    python -m benchmarks.throughput --dataset cifar10 --model esvae --batch-size 64 --mode train
+    python -m benchmarks.throughput --dataset cifar10 --mode sample --backend scan --json result.json
+
+Prints backend, device, threads and versions, then the median, lowest and highest images/s of several repeats
+and the peak memory. Needs no data set: the images are random, and loading them is not timed. Takes about half
+a minute; more where a single step takes longer than --seconds. Run it on a machine that does nothing else.
+"""
+
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Generator, nn
+
+from cli import run_program
+from errors import UserError
+from files import write_atomically
+from models import build_model
+from neurons import set_backend
+from provenance import provenance
+from training.config import Backend, Config, Dataset, Model, Variant, preset
+from training.device import keep_freed_memory, peak_memory_bytes, resolve_backend, resolve_device
+from training.loop import make_optimizer, training_step
+
+SEED = 0
+QUIET_IDLE_FRACTION = 0.9  # below it, other programs slow the benchmark down
+PROC_STAT = Path("/proc/stat")
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What to time, and for how long."""
+
+    dataset: Dataset = "cifar10"
+    """shape of the images"""
+    model: Model = "esvae"
+    """model to time"""
+    variant: Variant = "paper"
+    """where paper and released code differ: as the paper says, or as the authors' program does"""
+    mode: Literal["train", "sample"] = "train"
+    """whole training steps (forward, loss, backward, AdamW), or generation without gradients"""
+    batch_size: int = 64
+    """images per step"""
+    n_steps: int = 16
+    """time steps T"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
+    backend: Backend = "auto"
+    """what runs the LIF neurons; auto takes scan"""
+    repeats: int = 5
+    """measurements; the median counts"""
+    warmup: int = 3
+    """steps before anything is timed"""
+    seconds: float = 2.5
+    """seconds that a repeat lasts, about; at least one step"""
+
+    def __post_init__(self) -> None:
+        smallest_batch = 2 if self.mode == "train" else 1  # batch statistics and the MMD need a batch
+        for name, least in (("batch_size", smallest_batch), ("n_steps", 1), ("repeats", 1), ("warmup", 0)):
+            if getattr(self, name) < least:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} must be at least {least} in mode {self.mode}, got {getattr(self, name)}")
+        if not 0 < self.seconds < math.inf:
+            raise UserError(f"--seconds must be positive and finite, got {self.seconds}")
+
+    def config(self) -> Config:
+        """The run whose steps are timed: the preset, with this number of time steps."""
+        return replace(preset(self.dataset, self.model, self.variant), n_steps=self.n_steps)
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What was measured.
+
+    Attributes:
+        images_per_second: one value per repeat.
+        steps_per_repeat: steps timed together in a repeat.
+        peak_memory_bytes: of PyTorch's allocator during the measurement on a GPU, of the whole process so far on a CPU.
+    """
+
+    images_per_second: tuple[float, ...]
+    steps_per_repeat: int
+    peak_memory_bytes: int
+
+    @property
+    def median(self) -> float:
+        """Median over the repeats, images/s."""
+        return statistics.median(self.images_per_second)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable form."""
+        return {
+            "images_per_second": self.median,
+            "images_per_second_min": min(self.images_per_second),
+            "images_per_second_max": max(self.images_per_second),
+            "images_per_second_each": list(self.images_per_second),
+            "repeats": len(self.images_per_second),
+            "steps_per_repeat": self.steps_per_repeat,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+    def __str__(self) -> str:
+        low, high = min(self.images_per_second), max(self.images_per_second)
+        return (
+            f"{self.median:.1f} images/s (median of {len(self.images_per_second)}, {low:.1f} .. {high:.1f}), "
+            f"peak memory {self.peak_memory_bytes / 2**20:.0f} MiB"
+        )
+
+
+def measure(benchmark: Benchmark) -> Throughput:
+    """Build the model, warm up, find out how many steps fill a repeat, then time the repeats.
+
+    Raises:
+        UserError: device or backend cannot run here, or the batch does not fit into memory.
+    """
+    device = resolve_device(benchmark.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        step = make_step(benchmark, device)
+        time_steps(step, benchmark.warmup, device)
+        n_steps = calibrate(step, benchmark.seconds, device)
+        times = [time_steps(step, n_steps, device) for _ in range(benchmark.repeats)]
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"batches of {benchmark.batch_size} do not fit into {device}; lower --batch-size") from error
+    n_images = n_steps * benchmark.batch_size
+    return Throughput(tuple(n_images / t for t in times), n_steps, peak_memory_bytes(device))
+
+
+def make_step(benchmark: Benchmark, device: torch.device) -> Step:
+    """A function that trains on one batch, or generates one."""
+    config = benchmark.config()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = build_model(config.model_config()).to(device)
+    set_backend(model, resolve_backend(benchmark.backend))
+    noise = Generator(device).manual_seed(SEED)
+    if benchmark.mode == "sample":
+        return _sampling_step(model, benchmark.batch_size, noise)
+    return _training_step(model, config, benchmark.batch_size, noise)
+
+
+def _training_step(model: nn.Module, config: Config, batch_size: int, noise: Generator) -> Step:
+    model.train()
+    shape = (batch_size, model.config.image_channels, model.config.image_size, model.config.image_size)
+    x = torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
+    optimizer = make_optimizer(model, config)
+    return lambda: training_step(model, optimizer, x, noise)
+
+
+def _sampling_step(model: nn.Module, batch_size: int, noise: Generator) -> Step:
+    model.eval()
+    return torch.no_grad()(lambda: model.sample(batch_size, noise))
+
+
+def time_steps(step: Step, n: int, device: torch.device) -> float:
+    """Seconds that n steps take, until the device has finished them."""
+    _synchronise(device)
+    start = time.perf_counter()
+    for _ in range(n):
+        step()
+    _synchronise(device)
+    return time.perf_counter() - start
+
+
+def calibrate(step: Step, seconds: float, device: torch.device) -> int:
+    """How many steps take about so many seconds, at least one; takes up to half as long, or one step, itself."""
+    n = 1
+    while (elapsed := time_steps(step, n, device)) < seconds / 4:
+        n *= 2
+    return max(1, round(n * seconds / elapsed))
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def cpu_idle_fraction(seconds: float = 0.5) -> float | None:
+    """Fraction of all cores' time that was idle over the next so many seconds; None where /proc/stat is absent."""
+    try:
+        idle_before, total_before = _cpu_ticks()
+        time.sleep(seconds)
+        idle, total = _cpu_ticks()
+    except (OSError, ValueError):
+        return None
+    return (idle - idle_before) / (total - total_before) if total > total_before else None
+
+
+def _cpu_ticks() -> tuple[int, int]:
+    """Clock ticks since boot, all cores together: idle ones and all."""
+    name, *fields = PROC_STAT.read_text().splitlines()[0].split()
+    if name != "cpu" or len(fields) < 8:
+        raise ValueError(f"{PROC_STAT} does not start with the times of all cores")
+    ticks = [int(field) for field in fields[:8]]  # user nice system idle iowait irq softirq steal
+    return ticks[3] + ticks[4], sum(ticks)
+
+
+def warn_if_busy(idle_fraction: float | None) -> None:
+    """Say on standard error that other programs are running."""
+    if idle_fraction is not None and idle_fraction < QUIET_IDLE_FRACTION:
+        busy = f"{1 - idle_fraction:.0%} of the processor is busy"
+        print(f"warning: {busy} with other programs; the images/s will be too low", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure how many images a second a model trains on or generates."""
+
+    benchmark: Annotated[Benchmark, tyro.conf.arg(name="")]
+    threads: int | None = None
+    """CPU threads; as many as PyTorch likes if None"""
+    json: Path | None = None
+    """file for the numbers"""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads must be at least 1, got {self.threads}")
+
+
+def facts(benchmark: Benchmark) -> dict[str, Any]:
+    """The benchmark with everything that was left to `auto` filled in, and what it runs on; JSON-serialisable."""
+    device = resolve_device(benchmark.device)
+    ran = {"device": str(device), "backend": resolve_backend(benchmark.backend), "threads": torch.get_num_threads()}
+    config = benchmark.config().model_config().to_dict()
+    return asdict(benchmark) | ran | {"model_config": config, "provenance": provenance(device)}
+
+
+def describe(record: dict[str, Any]) -> str:
+    """Three lines: what is timed, what runs it, on which versions."""
+    source = record["provenance"]
+    versions = ", ".join(f"{name} {version}" for name, version in source["versions"].items())
+    return (
+        f"{record['mode']}: {record['model']} ({record['variant']}) on {record['dataset']} shapes, "
+        f"batches of {record['batch_size']}, T = {record['n_steps']}\n"
+        f"backend {record['backend']}, device {record['device']} ({source['hardware']}), "
+        f"{record['threads']} CPU threads\n"
+        f"{versions}"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Parse, measure, print and write."""
+    a = tyro.cli(Arguments, args=argv, default=Arguments(Benchmark()), description=__doc__)
+    keep_freed_memory()
+    if a.threads is not None:
+        torch.set_num_threads(a.threads)
+    record = facts(a.benchmark)
+    print(describe(record), flush=True)
+    idle = cpu_idle_fraction()
+    warn_if_busy(idle)
+    throughput = measure(a.benchmark)
+    print(throughput)
+    if a.json is not None:
+        record = throughput.to_dict() | {"cpu_idle_fraction_before": idle} | record
+        write_atomically(a.json, (json.dumps(record, indent=2) + "\n").encode())
+        print(a.json)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,63 @@
+"""Reproduce the paper's tables and figures: run the rows of experiments.toml.
+
+    python reproduce.py --list                     # what has been run, what is left, how long it takes
+    python reproduce.py esvae-cifar10              # one row, to its full budget
+    python reproduce.py --minutes 600              # all rows in order, as far as ten hours go
+    python reproduce.py esvae-mnist --epochs 2     # a reduced run, labelled reduced everywhere
+
+Each row trains in runs/<name> (going on where it stopped), is evaluated, and leaves results/<name>.json and
+pretrained/<name>.safetensors with its card.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from analysis.experiments import Places, read_experiments, status_table
+from analysis.reproduction import reproduce
+from analysis.tables import as_text
+from cli import run_program
+from errors import UserError
+from training.device import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Run rows of experiments.toml."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """rows to run"""
+    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """show every row with its status and an estimate of the hours left"""
+    minutes: float | None = None
+    """run rows in order (all, if none is named) and stop after so many minutes, with the state saved"""
+    epochs: int | None = None
+    """a reduced budget, labelled so"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
+
+
+def main(argv: list[str]) -> None:
+    """List or run."""
+    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+    experiments, places = read_experiments(), Places()
+    if arguments.list:
+        print(as_text(status_table(experiments, places)))
+        return
+    if not arguments.names and arguments.minutes is None:
+        raise UserError("name the rows to run, or give --minutes to run all in order; --list shows them")
+    if arguments.epochs is not None and arguments.epochs < 1:
+        raise UserError(f"--epochs must be at least 1, got {arguments.epochs}")
+    keep_freed_memory()
+    minutes = math.inf if arguments.minutes is None else arguments.minutes
+    rows = experiments.select(arguments.names)
+    failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device)
+    if failed:
+        raise UserError(f"rows failed: {', '.join(failed)}; results/<name>.json says why")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,155 @@
+"""The throughput benchmark runs, tells the truth about what ran, and refuses nonsense in one line."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import throughput
+from benchmarks.throughput import (
+    Benchmark,
+    Throughput,
+    calibrate,
+    cpu_idle_fraction,
+    main,
+    make_step,
+    measure,
+    warn_if_busy,
+)
+from cli import run_program
+from errors import UserError
+from neurons import LIF
+
+TINY_BENCHMARK = Benchmark("digits", batch_size=4, n_steps=2, repeats=2, warmup=1, seconds=0.02, device="cpu")
+TINY = [part for name, value in vars(TINY_BENCHMARK).items() for part in (f"--{name.replace('_', '-')}", str(value))]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The models that the benchmark builds from here on."""
+    models = []
+    build = throughput.build_model
+    monkeypatch.setattr(throughput, "build_model", lambda config: models.append(build(config)) or models[-1])
+    return models
+
+
+@pytest.mark.parametrize("mode", ["train", "sample"])
+def test_json_and_printed_lines(mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "new" / "result.json"
+    assert run_program(main, [*TINY, "--mode", mode, "--json", str(file)]) == 0
+    record = json.loads(file.read_text())
+    low, high = record["images_per_second_min"], record["images_per_second_max"]
+    assert 0 < low <= record["images_per_second"] <= high
+    assert len(record["images_per_second_each"]) == record["repeats"] == 2
+    assert record["peak_memory_bytes"] > 0 and record["steps_per_repeat"] >= 1
+    ran = {"mode": mode, "dataset": "digits", "model": "esvae", "variant": "paper", "batch_size": 4, "n_steps": 2}
+    ran |= {"backend": "scan", "device": "cpu", "threads": torch.get_num_threads()}
+    assert ran.items() <= record.items()
+    assert set(record["provenance"]) == {"commit", "versions", "hardware", "date"}
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("images/s", "peak memory", "backend scan", "device cpu", "torch "))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--batch-size 0",
+        "--batch-size 1",
+        "--mode sample --batch-size 0",
+        "--n-steps 0",
+        "--repeats 0",
+        "--warmup -1",
+        "--seconds 0",
+        "--seconds nan",
+        "--threads 0",
+        "--device nonsense",
+        "--device cpu --backend cupy",
+    ],
+)
+def test_nonsense_is_one_line_and_exit_code_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_program(main, [*TINY, *arguments.split()]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+
+
+@pytest.mark.parametrize("arguments", ["--no-such-flag", "--dataset imagenet", "--mode both", "--backend fast"])
+def test_unknown_flags_and_choices_exit_with_2(arguments: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_program(main, arguments.split())
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_set_and_recorded(threads: int, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        run_program(main, [*TINY, "--threads", str(threads), "--json", str(tmp_path / "result.json")])
+    finally:
+        torch.set_num_threads(before)
+    assert json.loads((tmp_path / "result.json").read_text())["threads"] == threads
+
+
+@pytest.mark.parametrize(("backend", "runs"), [("auto", "scan"), ("scan", "scan"), ("torch", "torch")])
+def test_every_neuron_runs_on_the_backend_asked_for(backend: str, runs: str, built: list[nn.Module]) -> None:
+    make_step(replace(TINY_BENCHMARK, backend=backend), CPU)
+    assert {module.backend for module in built[0].modules() if isinstance(module, LIF)} == {runs}
+
+
+def test_measuring_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    measure(TINY_BENCHMARK)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("mode", "trains"), [("train", True), ("sample", False)])
+def test_training_steps_train_and_sampling_steps_do_not(mode: str, trains: bool, built: list[nn.Module]) -> None:
+    step = make_step(replace(TINY_BENCHMARK, mode=mode), CPU)
+    before = {name: value.clone() for name, value in built[0].state_dict().items()}
+    result = step()
+    changed = [name for name, value in built[0].state_dict().items() if not torch.equal(value, before[name])]
+    assert built[0].training == trains and bool(changed) == trains
+    if mode == "sample":
+        assert result.shape == (4, 1, 32, 32) and not result.requires_grad
+
+
+def test_running_out_of_memory_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(throughput, "make_step", no_memory)
+    with pytest.raises(UserError, match="batches of 4 do not fit into cpu"):
+        measure(TINY_BENCHMARK)
+
+
+@pytest.mark.parametrize(("per_step", "expected"), [(0.01, 250), (0.5, 5), (1.0, 2), (10.0, 1)])
+def test_calibration_fills_the_seconds(per_step: float, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "time_steps", lambda step, n, device: n * per_step)
+    assert calibrate(lambda: None, 2.5, CPU) == expected
+
+
+def test_median_and_spread() -> None:
+    record = Throughput((3.0, 1.0, 8.0), 2, 1024).to_dict()
+    keys = ("images_per_second", "images_per_second_min", "images_per_second_max", "repeats")
+    assert [record[key] for key in keys] == [3.0, 1.0, 8.0, 3]
+
+
+def test_idle_fraction_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(throughput, "PROC_STAT", stat)
+    assert cpu_idle_fraction(0) is None
+    stat.write_text("cpu 10 0 10 100 0 0 0 0 0 0\ncpu0 ...\n")
+    # 30 busy, 60 idle and 10 waiting ticks pass while it sleeps.
+    monkeypatch.setattr(throughput.time, "sleep", lambda _: stat.write_text("cpu 30 0 20 160 10 0 0 0 20 0\n"))
+    assert cpu_idle_fraction() == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("idle", "warns"), [(0.5, True), (0.99, False), (None, False)])
+def test_a_busy_machine_is_told_on_standard_error(
+    idle: float | None, warns: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_if_busy(idle)
+    assert ("warning: 50% of the processor is busy" in capsys.readouterr().err) == warns
