@@ -15,6 +15,7 @@ from analysis.experiments import Places, Row, read_result
 from errors import UserError
 from files import write_atomically
 from models import load_model, read_metadata, save_model
+from models.checkpoint import MODEL_FILE
 from training.log import METRICS_FILE
 from training.loop import fit
 from training.stop import Stopped
@@ -67,11 +68,16 @@ def run_row(row: Row, places: Places, epochs: int, device: str, deadline: float 
 
     Raises:
         UserError: training or evaluation is not possible.
-        Stopped: training was interrupted; what it had is released only after its next whole epoch.
+        Stopped: training was interrupted; its finished epochs, if any, are released.
     """
     config = row.config(epochs, runs_dir=places.runs, device=device)
-    folder = fit(config, deadline=deadline)
-    release(row, folder, places, device)
+    try:
+        fit(config, deadline=deadline)
+    except Stopped:
+        if _has_news(row, places):
+            release(row, config.run_dir, places, device)
+        raise
+    release(row, config.run_dir, places, device)
 
 
 def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dict[str, Any]:
@@ -134,6 +140,12 @@ def card(record: dict[str, Any]) -> str:
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {record['name']}\n\n| | |\n|---|---|\n{rows}\n"
+
+
+def _has_news(row: Row, places: Places) -> bool:
+    """Whether the run folder holds weights of more epochs than the result."""
+    folder = places.runs / row.name
+    return (folder / MODEL_FILE).exists() and read_metadata(folder)["run"]["epochs"] > _epochs_done(row, places)
 
 
 def _epochs_done(row: Row, places: Places) -> int:

@@ -1,0 +1,133 @@
+"""experiments.toml and where its rows stand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from analysis.experiments import EXPERIMENTS_FILE, Places, Row, read_experiments, status_table
+from errors import UserError
+from training.folder import run_lock
+
+ROOT = Path(__file__).parent.parent.parent
+TOML = """
+[assumed_images_per_second]
+32 = 50
+[[run]]
+name = "a"
+dataset = "digits"
+epochs = 4
+feeds = "nothing"
+overrides = { lr = 0.01 }
+"""
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+
+
+@pytest.fixture
+def experiments(tmp_path: Path):
+    (tmp_path / "e.toml").write_text(TOML)
+    return read_experiments(tmp_path / "e.toml")
+
+
+def line(experiments, places: Places) -> dict:
+    return status_table(experiments, places).iloc[0].to_dict()
+
+
+def write_log(places: Places, epochs: int) -> None:
+    folder = places.runs / "a"
+    folder.mkdir(parents=True)
+    rows = [f"{epoch},{0.1},{25.0}" for epoch in range(1, epochs + 1)]
+    (folder / "metrics.csv").write_text("\n".join(["epoch,train_loss,images_per_second", *rows]) + "\n")
+
+
+def write_result(places: Places, **record) -> None:
+    places.results.mkdir(parents=True)
+    (places.results / "a.json").write_text(json.dumps({"status": "done", "epochs": 4} | record))
+
+
+def test_every_committed_row_makes_a_configuration() -> None:
+    experiments = read_experiments(ROOT / EXPERIMENTS_FILE)
+    for row in experiments.rows:
+        config = row.config()
+        assert (config.dataset, config.epochs, config.name) == (row.dataset, row.epochs, row.name)
+
+
+def test_full_budget_rows_without_label_are_the_presets_alone() -> None:
+    for row in read_experiments(ROOT / EXPERIMENTS_FILE).rows:
+        assert bool(row.overrides) <= (row.label != Row.label), f"{row.name} has overrides but no label"
+
+
+def test_overrides_reach_the_configuration(experiments) -> None:
+    assert experiments.rows[0].config().lr == 0.01
+    assert experiments.rows[0].config(epochs=2, device="cpu").epochs == 2
+
+
+def test_a_row_that_nobody_ran(experiments, places) -> None:
+    assert line(experiments, places) | {"recipe": ""} == {
+        "name": "a",
+        "epochs": "0/4",
+        "status": "not run",
+        "hours left": round(4 * 1500 / 50 / 3600, 2),
+        "recipe": "",
+        "feeds": "nothing",
+    }
+
+
+def test_a_row_half_way_is_partial_and_estimated_at_its_own_speed(experiments, places) -> None:
+    write_log(places, epochs=1)
+    found = line(experiments, places)
+    assert (found["status"], found["epochs"]) == ("partial", "1/4")
+    assert found["hours left"] == round(3 * 1500 / 25 / 3600, 2)
+
+
+def test_a_row_somebody_trains_is_running(experiments, places) -> None:
+    with run_lock(places.runs / "a"):
+        assert line(experiments, places)["status"] == "running"
+    assert line(experiments, places)["status"] == "not run"
+
+
+@pytest.mark.parametrize(
+    ("record", "status"),
+    [({}, "done"), ({"epochs": 2}, "partial"), ({"status": "failed", "epochs": 0}, "failed")],
+)
+def test_a_result_decides_the_status(experiments, places, record: dict, status: str) -> None:
+    write_result(places, **record)
+    assert line(experiments, places)["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("epochs = 4", ""), "not a run"),
+        (("epochs = 4", "epochs = 0"), "--epochs"),
+        (("feeds =", "fees ="), "unknown fields fees"),
+        (("{ lr = 0.01 }", "{ learning = 1 }"), "not a run"),
+        (('dataset = "digits"', 'dataset = "x"'), "unknown data set"),
+        (("[[run]]", "[[run"), "cannot read"),
+        (("[[run]]", '[[run]]\nname = "a"\ndataset = "digits"\nepochs = 1\nfeeds = ""\n[[run]]'), "twice"),
+    ],
+)
+def test_a_broken_file_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    (tmp_path / "e.toml").write_text(TOML.replace(*change))
+    with pytest.raises(UserError, match=message):
+        read_experiments(tmp_path / "e.toml")
+
+
+def test_a_damaged_result_is_named(experiments, places) -> None:
+    write_result(places)
+    (places.results / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json is damaged"):
+        line(experiments, places)
+
+
+def test_rows_are_selected_by_name(experiments) -> None:
+    both = replace(experiments, rows=(*experiments.rows, replace(experiments.rows[0], name="b")))
+    assert [row.name for row in both.select(("b", "a"))] == ["b", "a"]
+    assert both.select(()) == both.rows
+    with pytest.raises(UserError, match="no row c"):
+        both.select(("a", "c"))

@@ -1,0 +1,140 @@
+"""reproduce.py from a row to a result."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from analysis.evaluation import Evaluation, evaluate
+from analysis.experiments import Places, Row
+from analysis.reproduction import budget, release, reproduce
+from analysis.tables import comparison, paper_table1
+from training.config import Config
+from training.loop import fit
+from training.stop import Stopped
+
+TINY = {"n_steps": 2, "train_images": 50, "latent_dim": 8}
+ROW = Row("tiny", "digits", epochs=2, feeds="this test", label="tiny", overrides=TINY)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    folder = tmp_path_factory.mktemp("reproduce")
+    places = Places(folder / "runs", folder / "results", folder / "pretrained")
+    assert reproduce((ROW,), places, epochs=1, device="cpu") == []
+    return places
+
+
+def result(places: Places, name: str = "tiny") -> dict:
+    return json.loads((places.results / f"{name}.json").read_text())
+
+
+def test_a_reduced_run_says_so_everywhere(places: Places) -> None:
+    record = result(places)
+    assert record["budget"] == "tiny, REDUCED: 1 of 2 epochs"
+    assert "REDUCED: 1 of 2 epochs" in (places.pretrained / "tiny.md").read_text()
+
+
+def test_the_result_is_that_of_the_released_file(places: Places) -> None:
+    record, _ = evaluate(Evaluation(places.pretrained / "tiny.safetensors", device="cpu"))
+    assert record["reconstruction_loss"] == result(places)["reconstruction_loss"]
+
+
+def test_a_result_carries_what_makes_it_believable(places: Places) -> None:
+    record = result(places)
+    for key in ("config", "commit", "versions", "hardware", "seed", "date", "epoch_rule", "epochs", "command"):
+        assert key in record, key
+    loss = record["reconstruction_loss"]
+    assert (loss["n_images"], loss["split"]) == (297, "test")
+    assert "whole test split" in loss["protocol"]
+
+
+def test_released_weights_are_in_half_precision_where_the_number_survives(places: Places) -> None:
+    stored = {tensor.dtype for tensor in load_file(places.pretrained / "tiny.safetensors").values()}
+    exact, _ = evaluate(Evaluation(places.runs / "tiny", device="cpu"))
+    change = abs(result(places)["reconstruction_loss"]["value"] / exact["reconstruction_loss"]["value"] - 1)
+    assert change <= 0.002
+    assert stored <= {torch.float16, torch.float32}
+
+
+def test_pictures_lie_beside_the_result(places: Places) -> None:
+    for name in ("tiny-reconstructions.png", "tiny-samples.png", "tiny-metrics.csv"):
+        assert (places.results / name).stat().st_size > 0
+
+
+def test_more_epochs_go_on_and_replace_the_result(places: Places) -> None:
+    before = pd.read_csv(places.runs / "tiny" / "metrics.csv")
+    assert reproduce((ROW,), places, device="cpu") == []
+    after = pd.read_csv(places.runs / "tiny" / "metrics.csv")
+    assert after["epoch"].tolist() == [1, 2]
+    assert after.iloc[0].equals(before.iloc[0])
+    assert result(places)["budget"] == "tiny, 2 epochs"
+
+
+def test_a_finished_row_is_left_alone(places: Places) -> None:
+    before = (places.results / "tiny.json").read_bytes()
+    reproduce((ROW,), places, device="cpu")
+    assert (places.results / "tiny.json").read_bytes() == before
+
+
+def test_no_time_left_runs_nothing(tmp_path: Path) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    assert reproduce((ROW,), places, minutes=-1, device="cpu") == []
+    assert not places.results.exists()
+
+
+def test_a_deadline_inside_a_run_saves_it_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    clock = iter([0.0, 0.0])  # the deadline is set, the row is begun; all later looks are past it
+    monkeypatch.setattr("analysis.reproduction.time.monotonic", lambda: next(clock, 1e9))
+    assert reproduce((ROW,), places, minutes=1, device="cpu") == []
+    assert (places.runs / "tiny" / "last.pt").exists()
+    assert not places.results.exists()
+
+
+def test_finished_epochs_of_an_interrupted_run_are_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+
+    def one_epoch_only(config: Config, deadline: float) -> Path:
+        fit(replace(config, epochs=1))
+        raise Stopped("time is up", 0)
+
+    monkeypatch.setattr("analysis.reproduction.fit", one_epoch_only)
+    assert reproduce((ROW,), places, device="cpu") == []
+    assert result(places)["budget"] == "tiny, REDUCED: 1 of 2 epochs"
+
+
+def test_a_failed_row_has_a_result_that_says_why_and_the_next_row_runs(tmp_path: Path) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    bad = Row("bad", "digits", 1, "", overrides={**TINY, "train_images": 100_000})
+    assert reproduce((bad, ROW), places, epochs=1, device="cpu") == ["bad"]
+    assert result(places, "bad")["status"] == "failed"
+    assert "100000" in result(places, "bad")["error"].replace(",", "")
+    assert result(places)["status"] == "done"
+
+
+def test_pictures_of_people_stay_in_the_run_folder(places: Places, tmp_path: Path) -> None:
+    """The row says celeba; the run itself is the digits run, so that no data set is needed."""
+    elsewhere = Places(places.runs, tmp_path / "results", tmp_path / "pretrained")
+    release(Row("tiny", "celeba", 2, ""), places.runs / "tiny", elsewhere, "cpu")
+    assert not list(elsewhere.results.glob("*.png"))
+    assert (elsewhere.results / "tiny.json").exists()
+
+
+def test_a_budget_label_names_the_recipe() -> None:
+    assert budget(ROW, 2) == "tiny, 2 epochs"
+
+
+def test_the_table_holds_the_papers_rows_and_baselines(places: Places) -> None:
+    table = comparison(result(places) | {"dataset": "cifar10"})
+    assert set(table["model"]) >= {"ESVAE", "FSVAE", "TAID", "ANN VAE", "SGAD", "SWGAN", "mean training image"}
+    row = table[table["source"] == "ESVAE Table I"].iloc[0]
+    assert (row["reconstruction_loss"], row["fad"]) == (0.045, 14.74)
+
+
+def test_the_paper_has_no_digits() -> None:
+    assert paper_table1("digits").empty
