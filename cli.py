@@ -22,7 +22,7 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(stopped, file=sys.stderr)

@@ -42,3 +42,32 @@ def _squared_distances(points: Tensor) -> Tensor:
     gram = points @ points.T
     norms = gram.diagonal()
     return (norms[:, None] + norms[None, :] - 2 * gram).clamp(min=0)
+
+
+def postsynaptic_potential(spikes: Tensor) -> Tensor:
+    """Low-pass filter of spike trains [T, ...]: psp[t] = psp[t-1] + (s[t] - psp[t-1]) / 2, psp[-1] = 0."""
+    potential, steps = torch.zeros_like(spikes[0]), []
+    for spike in spikes:
+        potential = potential + (spike - potential) / 2
+        steps.append(potential)
+    return torch.stack(steps)
+
+
+def psp_mmd(posterior_rate: Tensor, prior_rate: Tensor) -> Tensor:
+    """FSVAE's distance: mean squared difference of the filtered rates. Both [T, N, D]."""
+    return F.mse_loss(postsynaptic_potential(posterior_rate), postsynaptic_potential(prior_rate))
+
+
+def bernoulli_kl(posterior_rate: Tensor, prior_rate: Tensor, eps: float = 1e-2) -> Tensor:
+    """KL divergence of Bernoulli spikes, [T, N, D] each: summed over time and units, averaged over the batch."""
+
+    def term(q: Tensor, p: Tensor) -> Tensor:
+        return q * torch.log((q + eps) / (p + eps))
+
+    divergence = term(posterior_rate, prior_rate) + term(1 - posterior_rate, 1 - prior_rate)
+    return divergence.sum((0, 2)).mean()
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence of N(mean, exp(log_variance)), [N, D] each, from N(0, I): summed over D, averaged over N."""
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()

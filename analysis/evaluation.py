@@ -41,6 +41,12 @@ class Evaluation:
     device: str = "auto"
     backend: str = "auto"
 
+    def __post_init__(self) -> None:
+        if self.n_images is not None and self.n_images < 1:
+            raise UserError(f"--n-images must be at least 1, got {self.n_images}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed must be at least 0 and below 2**32, got {self.seed}")
+
     @property
     def output(self) -> Path:
         """Folder for pictures and numbers: the run folder, or one named after the model file."""
@@ -59,7 +65,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     device = resolve_device(request.device)
     model = load_model(request.checkpoint, str(device))
-    set_backend(model, resolve_backend(request.backend))
+    set_backend(model, resolve_backend(request.backend, device))
     run = read_metadata(request.checkpoint)["run"]
     dataset = _dataset(request, run, model)
     train = load_split(dataset, "train", request.data_dir, device=device).images

@@ -145,7 +145,7 @@ def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = build_model(config.model_config()).to(device)
-    set_backend(model, resolve_backend(benchmark.backend))
+    set_backend(model, resolve_backend(benchmark.backend, device))
     noise = Generator(device).manual_seed(SEED)
     if benchmark.mode == "sample":
         return _sampling_step(model, benchmark.batch_size, noise)
@@ -233,7 +233,8 @@ class Arguments:
 def facts(benchmark: Benchmark) -> dict[str, Any]:
     """The benchmark with everything that was left to `auto` filled in, and what it runs on; JSON-serialisable."""
     device = resolve_device(benchmark.device)
-    ran = {"device": str(device), "backend": resolve_backend(benchmark.backend), "threads": torch.get_num_threads()}
+    backend = resolve_backend(benchmark.backend, device)
+    ran = {"device": str(device), "backend": backend, "threads": torch.get_num_threads()}
     config = benchmark.config().model_config().to_dict()
     return asdict(benchmark) | ran | {"model_config": config, "provenance": provenance(device)}
 

@@ -35,12 +35,15 @@ class SpikingBlock(nn.Module):
     def forward(self, x_seq: Tensor) -> Tensor:
         """[T, N, ...] -> spikes [T, N, ...]."""
         current = self._current(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
-        return self.lif(self.norm(current, self.synapse.bias))
+        return self._fire(current)
 
     def forward_constant(self, x: Tensor, n_steps: int) -> Tensor:
         """[N, ...], the same input at every step -> spikes [T, N, ...]. Synapse and tdBN run once."""
-        current = self.norm(self._current(x)[None], self.synapse.bias, n_repeats=n_steps)
-        return self.lif(current.expand(n_steps, *current.shape[1:]))
+        return self._fire(self._current(x)[None], n_steps)
+
+    def _fire(self, current: Tensor, n_repeats: int = 1) -> Tensor:
+        """tdBN and LIF of a current [T, N, ...], or of [1, N, ...] that is the same at n_repeats steps."""
+        return self.lif(current, self.norm, self.synapse.bias, n_repeats)
 
     def _current(self, x: Tensor) -> Tensor:
         """The synapse without its bias, which tdBN takes in: summing a bias gradient is slow, and this one is zero."""
@@ -52,11 +55,13 @@ class SpikingBlock(nn.Module):
         return F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
 
 
-def _down(in_channels: int, out_channels: int) -> nn.Conv2d:
+def conv_down(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Halves the image."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
 
 
-def _up(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+def conv_up(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    """Doubles the image."""
     return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, output_padding=1)
 
 
@@ -68,7 +73,7 @@ class Encoder(nn.Module):
         self.n_steps = config.n_steps
         channels = (config.image_channels, *config.widths)
         pairs = pairwise(channels)
-        self.blocks = nn.ModuleList(SpikingBlock(_down(i, o), o, config) for i, o in pairs)
+        self.blocks = nn.ModuleList(SpikingBlock(conv_down(i, o), o, config) for i, o in pairs)
         n_bottom = config.widths[-1] * BOTTOM_SIZE**2
         self.to_latent = SpikingBlock(nn.Linear(n_bottom, config.latent_dim), config.latent_dim, config)
 
@@ -82,17 +87,22 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
+    """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1].
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: of the model.
+        readout: what turns the last spikes [T, N, C, H, W] into images before the tanh.
+    """
+
+    def __init__(self, config: ModelConfig, readout: nn.Module) -> None:
         super().__init__()
         self.bottom = (config.widths[-1], BOTTOM_SIZE, BOTTOM_SIZE)
         n_bottom = config.widths[-1] * BOTTOM_SIZE**2
         self.from_latent = SpikingBlock(nn.Linear(config.latent_dim, n_bottom), n_bottom, config)
         channels = (*reversed(config.widths), config.widths[0])
         pairs = pairwise(channels)
-        self.blocks = nn.ModuleList(SpikingBlock(_up(i, o), o, config) for i, o in pairs)
-        self.readout = MembraneReadout(config)
+        self.blocks = nn.ModuleList(SpikingBlock(conv_up(i, o), o, config) for i, o in pairs)
+        self.readout = readout
 
     def forward(self, z: Tensor) -> Tensor:
         reset_state(self)

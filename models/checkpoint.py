@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from files import write_atomically
+from models import authors
 from models.config import ModelConfig
 from models.registry import build_model
 
@@ -36,7 +37,7 @@ def save_model(
 
 
 def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
-    """Read a model: a file written by `save_model`, or a run folder that holds one.
+    """Read a model: a file written by `save_model`, a run folder that holds one, or the authors' `.pth`.
 
     Returns:
         the model on `device`, in evaluation mode, float32, with its `ModelConfig` as `.config`.
@@ -45,19 +46,32 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
         UserError: missing, damaged, not a model of this project, or weights that do not fit its configuration.
     """
     file = find_model_file(path)
+    if file.suffix in authors.SUFFIXES:
+        return _load_published(file).to(device).eval()
     metadata = read_metadata(file)
     model = build_model(ModelConfig.from_dict(metadata["model"]))
     _load_weights(model, load_file(file), file)
     return model.to(device).eval()
 
 
+def _load_published(file: Path) -> nn.Module:
+    tensors = authors.read_state_dict(file)
+    config = authors.infer_config(tensors, file)
+    model = build_model(config)
+    ours = authors.to_our_layout(tensors, config, model.state_dict(), file)
+    model.load_state_dict(ours, strict=False)  # a published file has no use for BatchNorm's batch counters
+    return model
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The `model` and `run` dictionaries stored with the weights, without reading the weights.
+    """The `model` and `run` dictionaries stored with the weights; nothing is known of the run of a published file.
 
     Raises:
         UserError: as `load_model`.
     """
     file = find_model_file(path)
+    if file.suffix in authors.SUFFIXES:
+        return {"model": authors.infer_config(authors.read_state_dict(file), file).to_dict(), "run": {}}
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

@@ -1,11 +1,12 @@
 """What defines a model: everything needed to build it, nothing about its training."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from errors import UserError
 
 SurrogateKind = Literal["paper", "code"]
+SURROGATES = get_args(SurrogateKind)
 WIDTHS = {32: (32, 64, 128, 256), 64: (32, 64, 128, 256, 512)}
 
 
@@ -25,7 +26,9 @@ class ModelConfig:
         lif_surrogate: `paper`: box of width 0.5 on the threshold; `code`: width 1 on a membrane of 0.
         strict_threshold: fire at m > v_threshold (code) instead of m >= v_threshold (paper).
         sampler_surrogate: width of Eq. 8's box, `paper`: 0.5, `code`: 1.
-        mmd_weight: lambda of Eq. 11.
+        mmd_weight: lambda of Eq. 11; for FSVAE and TAID the weight of the PSP-MMD.
+        n_candidates: k, outputs per latent unit of FSVAE's and TAID's posterior and prior.
+        distance: between FSVAE's and TAID's posterior and prior, `mmd` or `kl`.
     """
 
     model: str = "esvae"
@@ -39,18 +42,21 @@ class ModelConfig:
     strict_threshold: bool = False
     sampler_surrogate: SurrogateKind = "paper"
     mmd_weight: float = 0.001
+    n_candidates: int = 20
+    distance: Literal["mmd", "kl"] = "mmd"
 
     def __post_init__(self) -> None:
-        for name in ("image_channels", "latent_dim", "n_steps"):
+        for name in ("image_channels", "latent_dim", "n_steps", "n_candidates"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.widths or min(self.widths) < 1:
             raise UserError(f"widths must name at least one positive width, got {self.widths}")
         if not self.v_threshold > 0 or not 0 <= self.decay < 1:
             raise UserError(f"need v_threshold > 0 and 0 <= decay < 1, got {self.v_threshold} and {self.decay}")
-        for name in ("lif_surrogate", "sampler_surrogate"):
-            if getattr(self, name) not in ("paper", "code"):
-                raise UserError(f"{name} must be 'paper' or 'code', got {getattr(self, name)!r}")
+        choices = {"lif_surrogate": SURROGATES, "sampler_surrogate": SURROGATES, "distance": ("mmd", "kl")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
     @property
     def image_size(self) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from losses import mmd2, reconstruction_loss
-from models.backbone import Decoder, Encoder
+from models.backbone import Decoder, Encoder, MembraneReadout
 from models.config import ModelConfig
 from neurons import PoissonSampler, sampler_surrogate
 
@@ -41,7 +41,7 @@ class ESVAE(nn.Module):
         self.encoder = Encoder(config)
         self.bottleneck = nn.Linear(config.latent_dim, config.latent_dim)
         self.sampler = PoissonSampler(config.n_steps, sampler_surrogate(config.sampler_surrogate))
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, MembraneReadout(config))
         self.to(memory_format=torch.channels_last)
 
     def encode(self, x: Tensor) -> Tensor:

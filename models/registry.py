@@ -3,10 +3,13 @@
 from torch import nn
 
 from errors import UserError
+from models.ann_vae import ANNVAE
 from models.config import ModelConfig
 from models.esvae import ESVAE
+from models.fsvae import FSVAE
+from models.taid import TAID
 
-MODELS: dict[str, type[nn.Module]] = {"esvae": ESVAE}
+MODELS: dict[str, type[nn.Module]] = {"esvae": ESVAE, "fsvae": FSVAE, "taid": TAID, "ann_vae": ANNVAE}
 
 
 def build_model(config: ModelConfig) -> nn.Module:

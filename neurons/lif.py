@@ -11,8 +11,11 @@ from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 
 from errors import UserError
+from neurons.fused import native_lif, native_norm_lif
+from neurons.native import native_obstacle
 from neurons.scan import LIFConstants, lif_scan
 from neurons.surrogate import Rectangular
+from neurons.tdbn import ThresholdDependentBatchNorm
 
 try:
     from spikingjelly.activation_based.auto_cuda import neuron_kernel as cupy_kernels
@@ -20,7 +23,7 @@ except ImportError:  # SpikingJelly 2: LIF() explains
     cupy_kernels = None
 
 SPIKINGJELLY_VERSION = "0.0.0.0.14"
-BACKENDS = ("scan", "torch", "cupy")
+BACKENDS = ("scan", "native", "torch", "cupy")
 
 
 class LIF(neuron.LIFNode):
@@ -33,6 +36,7 @@ class LIF(neuron.LIFNode):
     `decay_input=False`. Backends, the same in training and evaluation:
 
     - `scan`: `neurons.scan.lif_scan`, any device, membrane in float32 at least;
+    - `native`: the same in C, tdBN included, on a CPU in float32; other types run as `scan` does;
     - `torch`: SpikingJelly's own loop over single steps;
     - `cupy`: SpikingJelly's CUDA kernels. float32; float16 where the threshold is not strict.
 
@@ -44,7 +48,7 @@ class LIF(neuron.LIFNode):
         backend: one of BACKENDS.
 
     Raises:
-        UserError: another SpikingJelly release is installed, or the CuPy backend cannot run here.
+        UserError: another SpikingJelly release is installed, or the native or CuPy backend cannot run here.
     """
 
     def __init__(
@@ -78,24 +82,71 @@ class LIF(neuron.LIFNode):
             raise UserError(f"unknown LIF backend {value!r}; choose one of {', '.join(self.supported_backends)}")
         if value == "cupy":
             _check_cupy()
+        if value == "native":
+            _check_native()
         self._backend = value
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         # SpikingJelly's evaluation path has no surrogate gradient and always fires at >=.
         return neuron.BaseNode.single_step_forward(self, x)
 
-    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
-        """Input current [T, N, ...] -> spikes [T, N, ...]; `self.v` moves on to the last step."""
+    def multi_step_forward(
+        self,
+        x_seq: Tensor,
+        norm: ThresholdDependentBatchNorm | None = None,
+        x_bias: Tensor | None = None,
+        n_repeats: int = 1,
+    ) -> Tensor:
+        """Input current [T, N, ...] -> spikes [T, N, ...]; `self.v` moves on to the last step.
+
+        Args:
+            x_seq: input current, or what `norm` makes it of. [1, N, ...] if `n_repeats` steps have the same.
+            norm: tdBN to apply first, as norm(x_seq, x_bias, n_repeats). `native` does both in one pass and
+                never calls the module, so hooks on it stay silent.
+            x_bias: see tdBN.
+            n_repeats: number of steps that x_seq stands for, if more than its own.
+        """
+        if n_repeats > 1 and len(x_seq) > 1:
+            raise ValueError(f"only a single step can be repeated, x_seq has {len(x_seq)}")
+        if self.backend == "native" and self._is_native(x_seq, norm):
+            return self._native(x_seq, norm, x_bias, n_repeats)
+        if norm is not None:
+            x_seq = norm(x_seq, x_bias, n_repeats)
+        x_seq = x_seq.expand(len(x_seq) * n_repeats, *x_seq.shape[1:])
         if self.backend == "torch":
             return neuron.BaseNode.multi_step_forward(self, x_seq)
         self.v_float_to_tensor(x_seq[0])
-        return self._scan(x_seq) if self.backend == "scan" else self._cupy(x_seq)
+        return self._cupy(x_seq) if self.backend == "cupy" else self._scan(x_seq)
+
+    def _is_native(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> bool:
+        """Whether the C code knows these types: float32 everywhere."""
+        if x_seq.device.type != "cpu":
+            raise UserError("backend 'native' runs on CPU tensors only; use backend 'scan'")
+        tensors = (x_seq, self.v, None if norm is None else norm.weight)
+        return all(tensor.dtype == torch.float32 for tensor in tensors if isinstance(tensor, Tensor))
+
+    def _native(
+        self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None, x_bias: Tensor | None, n_repeats: int
+    ) -> Tensor:
+        self._check_no_trace()
+        at_rest = isinstance(self.v, float) and self.v == 0.0
+        if not at_rest:
+            self.v_float_to_tensor(x_seq[0])
+        v = None if at_rest else self.v
+        if norm is None:
+            spikes, self.v = native_lif(x_seq, v, self._constants(), n_repeats)
+        else:
+            spikes, self.v = native_norm_lif(x_seq, v, self._constants(), norm, x_bias, n_repeats)
+        return spikes
 
     def _scan(self, x_seq: Tensor) -> Tensor:
-        if self.store_v_seq:
-            raise UserError("the scan backend keeps no membrane trace; use backend 'torch' to record v_seq")
+        self._check_no_trace()
         spikes, self.v = lif_scan(x_seq, self.v, self._constants())
         return spikes
+
+    def _check_no_trace(self) -> None:
+        if self.store_v_seq:
+            raise UserError(f"the {self.backend} backend keeps no membrane trace; use backend 'torch' to record v_seq")
 
     def _constants(self) -> LIFConstants:
         box = self.surrogate_function
@@ -156,7 +207,7 @@ def reset_state(module: nn.Module) -> None:
 
 
 def set_backend(module: nn.Module, backend: str) -> None:
-    """Let every LIF below `module` run on `backend` ('scan', 'torch' or 'cupy').
+    """Let every LIF below `module` run on `backend` (one of BACKENDS).
 
     Raises:
         UserError: no such backend, or it cannot run on this machine.
@@ -173,6 +224,11 @@ def _check_spikingjelly_version() -> None:
             f"spikingjelly {version} is installed, but this project needs {SPIKINGJELLY_VERSION} (the release with "
             f"the CuPy backend): pip install spikingjelly=={SPIKINGJELLY_VERSION}"
         )
+
+
+def _check_native() -> None:
+    if obstacle := native_obstacle():
+        raise UserError(f"backend 'native' cannot be built: {obstacle}; use backend 'scan'")
 
 
 def _check_cupy() -> None:

@@ -47,27 +47,53 @@ class ThresholdDependentBatchNorm(nn.Module):
             n_repeats: every step of x stands for that many identical ones. The batch statistics are the same;
                 only the unbiased running variance, n / (n - 1) of the biased one, counts that many values more.
         """
-        gain = self.weight * self.scale
         if not self.training:
-            slope = gain * torch.rsqrt(self.running_var + self.eps)
-            mean = self.running_mean if x_bias is None else self.running_mean - x_bias
-            offset = self.bias - mean * slope
             shape = (-1,) + (1,) * (x.dim() - 3)
-            return torch.addcmul(offset.view(shape), x, slope.view(shape))
+            slope, offset = (vector.view(shape) for vector in self.running_affine(x_bias))
+            return torch.addcmul(offset, x, slope)
         if x_bias is None:
             x_bias = torch.zeros_like(self.bias)
-        y, mean, inverse_std = _BatchNorm.apply(x, x_bias, gain, self.bias, self.eps)
-        self._update(mean + x_bias.detach(), inverse_std, x.numel() // x.shape[2] * n_repeats)
+        y, mean, inverse_std = _BatchNorm.apply(x, x_bias, self.gain, self.bias, self.eps)
+        self.update_running(mean + x_bias.detach(), inverse_std, x.numel() // x.shape[2] * n_repeats)
         return y
 
+    @property
+    def gain(self) -> Tensor:
+        """Learned weight times threshold scale, [C]."""
+        return self.weight * self.scale
+
+    def running_affine(self, x_bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Slope and offset [C] of the evaluation mode, y = slope * x + offset."""
+        mean = self.running_mean if x_bias is None else self.running_mean - x_bias
+        return affine(self.gain, self.bias, mean, torch.rsqrt(self.running_var + self.eps))
+
     @torch.no_grad()
-    def _update(self, mean: Tensor, inverse_std: Tensor, n: int) -> None:
+    def update_running(self, mean: Tensor, inverse_std: Tensor, n: int) -> None:
+        """Move the running statistics towards a batch's, which are of n values per channel."""
         variance = inverse_std.to(torch.float64).pow(-2) - self.eps
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_((variance * (n / max(n - 1, 1))).to(self.running_var), self.momentum)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, scale={self.scale}, momentum={self.momentum}, eps={self.eps}"
+
+
+def affine(gain: Tensor, bias: Tensor, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and offset per channel: gain * (x - mean) * inverse_std + bias = slope * x + offset."""
+    slope = gain * inverse_std
+    return slope, bias - mean * slope
+
+
+def input_gradient_factors(
+    gain: Tensor, mean: Tensor, inverse_std: Tensor, grad_gain: Tensor, grad_bias: Tensor, n: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors per channel of dL/dx = on_g * g + on_x * x + constant, with g = dL/dy over n values per channel.
+
+    It is gain / std * (g - mean(g) - xhat * mean(g * xhat)) with xhat = (x - mean) / std.
+    """
+    on_g = gain * inverse_std
+    on_x = -on_g * inverse_std * grad_gain / n
+    return on_g, on_x, -on_g * grad_bias / n - on_x * mean
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -90,7 +116,7 @@ class _BatchNorm(torch.autograd.Function):
 def _batch_norm_backward(
     grad_y: Tensor, x: Tensor, gain: Tensor, mean: Tensor, inverse_std: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """With xhat = (x - mean) / std and g = dL/dy: dL/dx = gain / std * (g - mean(g) - xhat * mean(g * xhat))."""
+    """Gradients of x, gain and bias."""
     g_rows, x_rows, n_tile = _rows(grad_y), _rows(x), _tile(x)
     sum_g, sum_gx = torch.zeros_like(x_rows[0]), torch.zeros_like(x_rows[0])
     tiled_mean = mean.repeat(n_tile)
@@ -99,12 +125,9 @@ def _batch_norm_backward(
         sum_gx += torch.sub(value, tiled_mean).mul_(g).sum(0)
     grad_bias = sum_g.view(n_tile, -1).sum(0)
     grad_gain = sum_gx.view(n_tile, -1).sum(0) * inverse_std
-    n = x.numel() // len(gain)
-    on_g = gain * inverse_std
-    on_x = -on_g * inverse_std * grad_gain / n
-    constant = -on_g * grad_bias / n - on_x * mean
+    factors = input_gradient_factors(gain, mean, inverse_std, grad_gain, grad_bias, x.numel() // len(gain))
+    on_g, on_x, constant = (vector.repeat(n_tile) for vector in factors)
     grad_x = torch.empty_like(x_rows)
-    on_g, on_x, constant = (vector.repeat(n_tile) for vector in (on_g, on_x, constant))
     for g, value, out in _chunks(g_rows, x_rows, grad_x):
         torch.addcmul(constant, g, on_g, out=out).addcmul_(value, on_x)
     return _from_rows(grad_x, x), grad_gain, grad_bias

@@ -1,8 +1,9 @@
 """What a run is: one frozen dataclass, and presets that state only what differs from the paper's CIFAR-10 run."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -13,7 +14,7 @@ from models import WIDTHS, ModelConfig
 Dataset = Literal["digits", "mnist", "fashion_mnist", "cifar10", "celeba"]
 Model = Literal["esvae"]
 Variant = Literal["paper", "code"]
-Backend = Literal["auto", "scan", "torch", "cupy"]
+Backend = Literal["auto", "native", "scan", "torch", "cupy"]
 
 RUNTIME = {"runtime": True}  # marks fields that may change when a run goes on
 
@@ -68,7 +69,7 @@ class Config:
     device: str = field(default="auto", metadata=RUNTIME)
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = field(default="auto", metadata=RUNTIME)
-    """what runs the LIF neurons; auto takes scan"""
+    """what runs the LIF neurons; auto takes native on a CPU with a C compiler, else scan"""
     checkpoint_every: float = field(default=10.0, metadata=RUNTIME)
     """minutes between checkpoints inside an epoch; one is written after every epoch too"""
     tensorboard: bool = field(default=False, metadata=RUNTIME)
@@ -88,6 +89,11 @@ class Config:
         for name in ("weight_decay", "mmd_weight", "seed", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+        for name in ("lr", "bottleneck_lr_factor", "weight_decay", "mmd_weight"):
+            if math.isinf(getattr(self, name)):
+                raise UserError(f"--{name.replace('_', '-')} must be finite")
+        if self.seed >= 2**32:  # the order of an epoch has a seed a million times larger, and torch a limit
+            raise UserError(f"--seed must be below 2**32, got {self.seed}")
 
     @property
     def run_dir(self) -> Path:
@@ -139,10 +145,10 @@ def preset(dataset: str = "cifar10", model: str = "esvae", variant: str = "paper
     """The configuration of a data set, model and variant; every field of it is a flag of train.py.
 
     Raises:
-        UserError: an unknown data set or variant.
+        UserError: an unknown data set, model or variant.
     """
-    for value, known, what in ((dataset, DATASET_PRESETS, "data set"), (variant, ("paper", "code"), "variant")):
-        if value not in known:
-            raise UserError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
+    for value, known, what in ((dataset, Dataset, "data set"), (model, Model, "model"), (variant, Variant, "variant")):
+        if value not in get_args(known):
+            raise UserError(f"unknown {what} {value!r}; choose one of {', '.join(get_args(known))}")
     config = replace(Config(), dataset=dataset, model=model, variant=variant, **DATASET_PRESETS[dataset])
     return replace(config, **CODE_VARIANT, **CODE_PRESETS[dataset]) if variant == "code" else config

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from errors import UserError
+from neurons.native import native_available, native_obstacle
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
@@ -33,9 +34,28 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_backend(name: str) -> str:
-    """The LIF backend that runs; `auto` is `scan`."""
-    return "scan" if name == "auto" else name
+def resolve_backend(name: str, device: torch.device) -> str:
+    """The LIF backend that runs: `auto` takes `native` on a CPU where its C code can be built, else `scan`.
+
+    Raises:
+        UserError: `native` asked for on another device than a CPU.
+    """
+    if name == "native" and device.type != "cpu":
+        raise UserError("backend 'native' runs on a CPU only; use --device cpu or --backend scan")
+    if name != "auto":
+        return name
+    return "native" if device.type == "cpu" and native_available() else "scan"
+
+
+def describe_backend(name: str, device: torch.device) -> str:
+    """One line for the user: the LIF backend that runs, and why if nobody asked for it."""
+    backend = resolve_backend(name, device)
+    if name != "auto":
+        return f"LIF backend: {backend}"
+    if backend == "native":
+        return f"LIF backend: native (compiled C, {torch.get_num_threads()} threads)"
+    why = f"no compiled C: {native_obstacle()}" if device.type == "cpu" else "the device is no CPU"
+    return f"LIF backend: scan ({why})"
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -12,8 +12,9 @@ from files import write_atomically
 from training.config import Config
 
 CONFIG_FILE, LOCK_FILE = "config.json", ".lock"
-OWN_FILES = ("config.json", "metrics.csv", "firing_rates.csv", "last.pt", "model.safetensors", "evaluation.json")
-OWN_PATTERNS = ("images/*.png", "events.out.tfevents.*")
+# What --fresh deletes, the state first: whatever ends the program in between, no run goes on without its log.
+OWN_FILES = ("last.pt", "metrics.csv", "firing_rates.csv", "model.safetensors", "evaluation.json")
+OWN_PATTERNS = ("images/reconstructions*.png", "images/samples*.png", "evaluation-*.png", "events.out.tfevents.*")
 
 
 def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
@@ -26,11 +27,15 @@ def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
         UserError: another run lives there (the differences are listed), or the folder is not a run's.
     """
     folder = config.run_dir
-    if not folder.exists():
+    try:
+        names = {file.name for file in folder.iterdir()}
+    except FileNotFoundError:
         return []
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file, not a run folder; choose another --name or --runs-dir")
-    if not any(file.name != LOCK_FILE for file in folder.iterdir()):
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be a run folder ({error.strerror}); choose another --name or --runs-dir"
+        ) from error
+    if names <= {LOCK_FILE}:
         return []
     if fresh and (folder / CONFIG_FILE).is_file():
         return []
@@ -66,7 +71,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; choose another --name") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}); --fresh starts the run over") from error
-    if not isinstance(record, dict) or not {"config", "starts"} <= record.keys():
+    kinds = {"config": dict, "starts": list}
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
         raise UserError(f"{file} is not a run's configuration; choose another --name, or --fresh to replace it")
     return record
 

@@ -41,7 +41,9 @@ class CsvLog:
 
     def _truncate(self, last_epoch: int) -> None:
         header, *rows = self.path.read_text().splitlines() or [""]
-        kept = [row for row in rows if row.split(",")[0].isdigit() and int(row.split(",")[0]) <= last_epoch]
+        # A row with fewer commas than the header is the torn end of a run that was killed: 1 may have been 12.
+        whole = [row for row in rows if row.count(",") == header.count(",")]
+        kept = [row for row in whole if row.split(",")[0].isdigit() and int(row.split(",")[0]) <= last_epoch]
         if len(kept) < len(rows):
             write_atomically(self.path, "".join(f"{line}\n" for line in [header, *kept]).encode())
         if not kept:
@@ -56,8 +58,8 @@ def rate_histogram(z: Tensor) -> list[int]:
 
 def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
     """Images [N, C, H, W] in [-1, 1] as one PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_image(make_grid(images, nrow=columns, value_range=(-1, 1), normalize=True, pad_value=1.0), path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error

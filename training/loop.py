@@ -18,7 +18,7 @@ from models.checkpoint import MODEL_FILE
 from neurons import set_backend
 from provenance import provenance
 from training.config import Config
-from training.device import peak_memory_bytes, resolve_backend, resolve_device
+from training.device import describe_backend, peak_memory_bytes, resolve_backend, resolve_device
 from training.folder import previous_starts, run_lock, start_run
 from training.log import RunLog
 from training.state import STATE_FILE, RunState, load_state, save_state
@@ -71,7 +71,9 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
     if not fresh:
         resume(run)
     if run.epoch >= config.epochs:
+        print(f"nothing to do: {run.folder} has {run.epoch} epochs; --epochs for more, --fresh to start over")
         return run.folder
+    print(describe_backend(config.backend, run.device), flush=True)
     runtime = {f: config.to_dict()[f] for f in config.to_dict() if f not in config.identity()}
     start = {"runtime": runtime, "epoch": run.epoch} | provenance(run.device)
     with run_lock(run.folder), stop_request(deadline) as request:
@@ -89,11 +91,13 @@ def prepare(config: Config) -> Run:
     """Data, model and optimizer of a run that has not started; writes nothing to the run folder."""
     device = resolve_device(config.device)
     train = load_split(config.dataset, "train", config.data_dir, limit=config.train_images, device=device)
+    if len(train.images) < config.batch_size:
+        raise UserError(f"--batch-size {config.batch_size} is more than the {len(train.images)} training images")
     test = load_split(config.dataset, "test", config.data_dir, device=device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(config.model_config())
-    set_backend(model.to(device), resolve_backend(config.backend))
+    set_backend(model.to(device), resolve_backend(config.backend, device))
     noise = Generator(device).manual_seed(config.seed)
     return Run(config, config.run_dir, device, train.images, test.images, model, make_optimizer(model, config), noise)
 
@@ -138,9 +142,10 @@ def train_epoch(run: Run, request: StopRequest) -> None:
         run.step += 1
         run.seconds = before + time.monotonic() - started
         due = time.monotonic() - saved > 60 * run.config.checkpoint_every
-        if due or request or len(pending) == FETCH_EVERY or run.step == run.steps_per_epoch:
+        stop = bool(request)  # asked once: a request between two looks would save sums without the pending steps
+        if due or stop or len(pending) == FETCH_EVERY or run.step == run.steps_per_epoch:
             _fetch(run, pending)
-        if request and run.step < run.steps_per_epoch:
+        if stop and run.step < run.steps_per_epoch:
             raise _stopped(run, request)
         if due:
             _save(run)
@@ -148,12 +153,18 @@ def train_epoch(run: Run, request: StopRequest) -> None:
 
 
 def finish_epoch(run: Run, log: RunLog) -> None:
-    """Test, log, save; then the run stands at the start of the next epoch."""
+    """Test, log, save; then the run stands at the start of the next epoch.
+
+    Raises:
+        UserError: a test loss that is not finite; nothing is logged or saved.
+    """
     config, n_trained = run.config, run.sums["images"]
     run.model.eval()
+    test_reconstruction = evaluate_reconstruction(run.model, run.test_images)
+    if not math.isfinite(test_reconstruction):
+        raise _diverged(run, f"the test loss became {test_reconstruction}", run.step)
     means = {name: total / n_trained for name, total in run.sums.items() if name != "images"}
     run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
-    test_reconstruction = evaluate_reconstruction(run.model, run.test_images)
     log.epoch(
         {
             "epoch": run.epoch,
@@ -181,13 +192,13 @@ def resume(run: Run) -> None:
     file = run.folder / STATE_FILE
     if not file.exists():
         return
-    state = load_state(file, run.device)
+    state = load_state(file)
     try:
         run.model.load_state_dict(state.model)
         run.optimizer.load_state_dict(state.optimizer)
         run.noise.set_state(state.noise)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:200]  # PyTorch lists every tensor
         raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
     run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
 
@@ -222,20 +233,25 @@ def _fetch(run: Run, pending: list[tuple[dict[str, Tensor], int]]) -> None:
     """Add the pending steps to the epoch's sums.
 
     Raises:
-        UserError: a loss that is not finite.
+        UserError: a loss or a weight that is not finite, so that no such state is ever saved.
     """
     for index, (metrics, n_images) in enumerate(pending):
         values = {name: value.item() for name, value in metrics.items()}
         if not math.isfinite(values["loss"]):
-            step = run.step - len(pending) + index + 1
-            raise UserError(
-                f"the loss became {values['loss']} in step {step} of epoch {run.epoch + 1}; try a lower --lr. "
-                f"{run.folder} keeps the last good checkpoint"
-            )
+            raise _diverged(run, f"the loss became {values['loss']}", run.step - len(pending) + index + 1)
         for name, value in values.items():
             run.sums[name] = run.sums.get(name, 0.0) + value * n_images
         run.sums["images"] = run.sums.get("images", 0) + n_images
     pending.clear()
+    floats = [tensor for tensor in run.model.state_dict().values() if tensor.is_floating_point()]
+    if not torch.stack([tensor.isfinite().all() for tensor in floats]).all():
+        raise _diverged(run, "the weights became infinite", run.step)  # the loss of their step came before them
+
+
+def _diverged(run: Run, what: str, step: int) -> UserError:
+    has_state = (run.folder / STATE_FILE).exists()
+    kept = f"{run.folder} keeps the last good checkpoint" if has_state else "no checkpoint was written yet"
+    return UserError(f"{what} in step {step} of epoch {run.epoch + 1}; try a lower --lr. {kept}")
 
 
 def _save(run: Run) -> None:

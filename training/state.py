@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -48,19 +49,28 @@ def save_state(state: RunState, path: Path) -> None:
     write_atomically(path, content.getbuffer())
 
 
-def load_state(path: Path, device: torch.device) -> RunState:
-    """Read a state written by `save_state`, without unpickling anything but tensors and plain values.
+def load_state(path: Path) -> RunState:
+    """Read a state written by `save_state`, to the CPU, without unpickling anything but tensors and plain values.
 
     Raises:
         UserError: damaged or not ours.
     """
     try:
-        values = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged ({reason}); --fresh starts the run over") from error
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        with warnings.catch_warnings(action="ignore"):  # about what the error says better
+            # To the CPU: generators and AdamW's step counts belong there, and `load_state_dict` moves the rest.
+            values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(f"{path} is damaged ({_reason(error)}); --fresh starts the run over") from error
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT or not _is_complete(values):
         raise UserError(f"{path} is not a run state of this project; --fresh starts the run over")
-    state = RunState(**values)
-    state.noise = state.noise.cpu()  # generators take their state from the CPU
-    return state
+    return RunState(**values)
+
+
+def _is_complete(values: dict[str, Any]) -> bool:
+    return values.keys() == {f.name for f in fields(RunState)} and isinstance(values["noise"], torch.Tensor)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "it holds other things than tensors and plain values"  # PyTorch's text advises to run the file's code
+    return str(error).partition("\n")[0] if isinstance(error, OSError | RuntimeError) else type(error).__name__

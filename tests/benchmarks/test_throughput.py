@@ -22,10 +22,12 @@ from benchmarks.throughput import (
 from cli import run_program
 from errors import UserError
 from neurons import LIF
+from neurons.native import native_available
 
 TINY_BENCHMARK = Benchmark("digits", batch_size=4, n_steps=2, repeats=2, warmup=1, seconds=0.02, device="cpu")
 TINY = [part for name, value in vars(TINY_BENCHMARK).items() for part in (f"--{name.replace('_', '-')}", str(value))]
 CPU = torch.device("cpu")
+AUTO = "native" if native_available() else "scan"
 
 
 @pytest.fixture
@@ -47,11 +49,11 @@ def test_json_and_printed_lines(mode: str, tmp_path: Path, capsys: pytest.Captur
     assert len(record["images_per_second_each"]) == record["repeats"] == 2
     assert record["peak_memory_bytes"] > 0 and record["steps_per_repeat"] >= 1
     ran = {"mode": mode, "dataset": "digits", "model": "esvae", "variant": "paper", "batch_size": 4, "n_steps": 2}
-    ran |= {"backend": "scan", "device": "cpu", "threads": torch.get_num_threads()}
+    ran |= {"backend": AUTO, "device": "cpu", "threads": torch.get_num_threads()}
     assert ran.items() <= record.items()
     assert set(record["provenance"]) == {"commit", "versions", "hardware", "date"}
     out = capsys.readouterr().out
-    assert all(text in out for text in ("images/s", "peak memory", "backend scan", "device cpu", "torch "))
+    assert all(text in out for text in ("images/s", "peak memory", f"backend {AUTO}", "device cpu", "torch "))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_threads_are_set_and_recorded(threads: int, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "result.json").read_text())["threads"] == threads
 
 
-@pytest.mark.parametrize(("backend", "runs"), [("auto", "scan"), ("scan", "scan"), ("torch", "torch")])
+@pytest.mark.parametrize(("backend", "runs"), [("auto", AUTO), ("scan", "scan"), ("torch", "torch")])
 def test_every_neuron_runs_on_the_backend_asked_for(backend: str, runs: str, built: list[nn.Module]) -> None:
     make_step(replace(TINY_BENCHMARK, backend=backend), CPU)
     assert {module.backend for module in built[0].modules() if isinstance(module, LIF)} == {runs}

@@ -1,0 +1,198 @@
+"""FSVAE: a spiking VAE with an autoregressive posterior and prior, the paper's main comparison."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Generator, Tensor, nn
+
+from losses import bernoulli_kl, psp_mmd, reconstruction_loss
+from models.backbone import Decoder, Encoder, MembraneReadout, SpikingBlock
+from models.config import ModelConfig
+from neurons import reset_state
+
+TDBN_ALPHA = 2.0  # of the posterior and prior networks
+KL_WEIGHT = 1e-4
+FIRST_SCHEDULED_STEP = 5
+PRIOR_NOISE = 1e-3
+
+
+@dataclass(frozen=True)
+class FSVAEOutput:
+    """reconstruction [N, C, H, W] in [-1, 1]; z [T, N, D]; posterior q and prior p, binary, [T, N, D, k]."""
+
+    reconstruction: Tensor
+    z: Tensor
+    posterior: Tensor
+    prior: Tensor
+
+    @property
+    def posterior_rate(self) -> Tensor:
+        """Mean over time and candidates of q, [N, D]."""
+        return self.posterior.mean((0, 3))
+
+    @property
+    def prior_rate(self) -> Tensor:
+        """Mean over time and candidates of p, [N, D]."""
+        return self.prior.mean((0, 3))
+
+
+class LatentNetwork(nn.Module):
+    """Three spiking linear layers, [T, N, in] -> k binary candidates per latent unit, [T, N, D, k].
+
+    Neurons keep their state between calls: the caller resets.
+    """
+
+    def __init__(self, in_features: int, config: ModelConfig) -> None:
+        super().__init__()
+        d, self.candidates = config.latent_dim, (config.latent_dim, config.n_candidates)
+        sizes = (in_features, 2 * d, 4 * d, config.n_candidates * d)
+        layers = (SpikingBlock(nn.Linear(i, o), o, config, TDBN_ALPHA) for i, o in pairwise(sizes))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        # Output channel = unit * k + candidate.
+        return self.layers(x_seq).unflatten(-1, self.candidates)
+
+
+class FSVAE(nn.Module):
+    """Fully spiking VAE.
+
+    The posterior network sees x_e[t] and z[t-1], the prior network z[t-1]; each puts out k binary candidates per
+    latent unit and step, of which z[t] is one, picked uniformly. z[-1] = 0. Methods as in ESVAE, except that
+    there is no `prior_rate(normal)`: FSVAE's prior is a process in time, `prior(z)`.
+
+    References:
+        Kamata, Mukuta, Harada, "Fully spiking variational autoencoder", AAAI 2022.
+    """
+
+    readout_type: type[nn.Module] = MembraneReadout
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.posterior_network = LatentNetwork(2 * config.latent_dim, config)
+        self.prior_network = LatentNetwork(config.latent_dim, config)
+        self.decoder = Decoder(config, self.readout_type(config))
+        self.scheduled_sampling = 0.0
+        self.to(memory_format=torch.channels_last)
+
+    def start_epoch(self, epoch: int, n_epochs: int, n_batches: int) -> None:
+        """Scheduled sampling with probability 0.1 + 0.2 e / E in epoch e = 0 .. E - 1."""
+        self.scheduled_sampling = 0.1 + 0.2 * epoch / n_epochs
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1] -> encoder spikes x_e, 0 or 1, [T, N, D]."""
+        return self.encoder(x)
+
+    def firing_rate(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1] -> mean over T of x_e, [N, D]."""
+        return self.encode(x).mean(0)
+
+    def posterior(self, x_spikes: Tensor, z: Tensor) -> Tensor:
+        """x_e and z [T, N, D] -> candidates q [T, N, D, k]; step t sees x_e[t] and z[t-1]. No gradient into z."""
+        reset_state(self.posterior_network)
+        return self.posterior_network(torch.cat([x_spikes, previous(z.detach())], dim=-1))
+
+    def prior(self, z: Tensor) -> Tensor:
+        """z [T, N, D] -> candidates p [T, N, D, k]; step t sees z[t-1]. No gradient into z."""
+        return self._prior(previous(z.detach()))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
+        return self.decoder(z)
+
+    @torch.no_grad()
+    def sample_latent(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Draw n latent spike trains from the prior, step by step: z [T, n, D]. Meant for evaluation mode."""
+        weight = self.prior_network.layers[0].synapse.weight
+        index = self._pick(n, weight.device, generator)
+        z = torch.zeros(index.shape, device=weight.device, dtype=weight.dtype)
+        reset_state(self.prior_network)
+        for t in range(self.config.n_steps):
+            z[t] = choose(self.prior_network(step_before(z, t)), index[t : t + 1])[0]
+        return z
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Generate n images [n, C, H, W] in [-1, 1]."""
+        return self.decode(self.sample_latent(n, generator))
+
+    def forward(self, x: Tensor, generator: Generator | None = None) -> FSVAEOutput:
+        """Images [N, C, H, W] in [-1, 1] -> reconstruction, z, q and p.
+
+        z is first drawn step by step without a gradient, to be fed back; one pass over all steps then gives q,
+        and the same picks choose the z that is decoded. In evaluation mode the two are equal; in training mode
+        batch statistics over more steps make them differ in places, as in the released program.
+        """
+        x_spikes = self.encode(x)
+        index = self._pick(len(x), x.device, generator)
+        fed_back = self.draw_posterior(x_spikes, index)
+        q = self.posterior(x_spikes, fed_back)
+        z = choose(q, index)
+        p = self._scheduled_prior(z.detach(), generator) if self.training else self.prior(z)
+        return FSVAEOutput(self.decode(z), z, q, p)
+
+    def loss(self, output: FSVAEOutput, x: Tensor) -> dict[str, Tensor]:
+        """Reconstruction plus the distance of q and p: `mmd`, or `kl` where the configuration says so."""
+        reconstruction = reconstruction_loss(output.reconstruction, x)
+        rates = output.posterior.mean(-1), output.prior.mean(-1)
+        if self.config.distance == "kl":
+            kl = bernoulli_kl(*rates)
+            return {"loss": reconstruction + KL_WEIGHT * kl, "reconstruction": reconstruction, "kl": kl}
+        mmd = psp_mmd(*rates)
+        loss = reconstruction + self.config.mmd_weight * mmd
+        return {"loss": loss, "reconstruction": reconstruction, "mmd": mmd}
+
+    @torch.no_grad()
+    def draw_posterior(self, x_spikes: Tensor, index: Tensor) -> Tensor:
+        """The z that is fed back: x_e [T, N, D], picks [T, N, D] -> z [T, N, D], of which the last step is unused.
+
+        In training, tdBN's statistics span all steps seen so far, so each step runs the earlier ones again. In
+        evaluation each step depends on the earlier ones through the membranes alone, which are carried on.
+        """
+        z = torch.zeros_like(x_spikes)
+        reset_state(self.posterior_network)
+        for t in range(self.config.n_steps - 1):
+            if self.training:
+                q = self.posterior(x_spikes[: t + 1], z[: t + 1])[-1:]
+            else:
+                q = self.posterior_network(torch.cat([x_spikes[t : t + 1], step_before(z, t)], dim=-1))
+            z[t] = choose(q, index[t : t + 1])[0]
+        return z
+
+    def _prior(self, inputs: Tensor) -> Tensor:
+        reset_state(self.prior_network)
+        return self.prior_network(inputs)
+
+    def _scheduled_prior(self, z: Tensor, generator: Generator | None) -> Tensor:
+        """The prior, some of its inputs replaced by its own draws: one coin per step for the whole batch."""
+        inputs = previous(z)
+        coins = torch.rand(len(z), generator=generator, device=z.device).tolist()
+        for t in range(FIRST_SCHEDULED_STEP, len(z) - 1):
+            if coins[t] < self.scheduled_sampling:
+                with torch.no_grad():
+                    rate = self._prior(inputs)[t].mean(-1)
+                noise = torch.randn(rate.shape, generator=generator, device=rate.device, dtype=rate.dtype)
+                inputs[t + 1] = (rate + PRIOR_NOISE * noise > 0.5).to(inputs)
+        return self._prior(inputs)
+
+    def _pick(self, n: int, device: torch.device, generator: Generator | None) -> Tensor:
+        """Which candidate each latent unit takes at each step, [T, n, D]."""
+        shape = (self.config.n_steps, n, self.config.latent_dim)
+        return torch.randint(self.config.n_candidates, shape, generator=generator, device=device)
+
+
+def previous(z: Tensor) -> Tensor:
+    """z [T, ...] -> z[t-1] at step t, zeros at the first; a new tensor."""
+    return torch.cat([torch.zeros_like(z[:1]), z[:-1]])
+
+
+def step_before(z: Tensor, t: int) -> Tensor:
+    """z[t-1] as one step [1, ...], zeros for t = 0."""
+    return z[t - 1 : t] if t else torch.zeros_like(z[:1])
+
+
+def choose(candidates: Tensor, index: Tensor) -> Tensor:
+    """Candidates [T, N, D, k], picks [T, N, D] -> the picked ones [T, N, D], with their gradient."""
+    return candidates.gather(-1, index[..., None]).squeeze(-1)

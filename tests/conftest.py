@@ -1,0 +1,69 @@
+"""Literal forms of the paper's equations, written for reading only; the tests compare the project with them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+# variant: (surrogate kind, fires only above the threshold, centre of the box on the membrane, width of the box)
+VARIANTS = {"paper": ("paper", False, 0.2, 0.5), "code": ("code", True, 0.0, 1.0)}
+
+
+class _Fire(torch.autograd.Function):
+    """Eq. 2 with a box of unit area for a derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, membrane: Tensor, strict: bool, centre: float, width: float) -> Tensor:
+        ctx.save_for_backward(((membrane - centre).abs() < width / 2) / width)
+        return (membrane > 0.2 if strict else membrane >= 0.2).to(membrane)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        return grad * ctx.saved_tensors[0], None, None, None
+
+
+def _literal_lif(current: Tensor, variant: str, v: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    _, strict, centre, width = VARIANTS[variant]
+    spikes, membranes = [], []
+    for x in current:
+        m = 0.25 * v + x
+        spike = _Fire.apply(m, strict, centre, width)
+        v = m * (1 - spike)
+        spikes.append(spike)
+        membranes.append(m)
+    return torch.stack(spikes), torch.stack(membranes), v
+
+
+@pytest.fixture(scope="session")
+def literal_lif() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Eq. 1 to 3: (current [T, ...], variant, v) -> spikes, membranes before the reset, last membrane after it."""
+    return _literal_lif
+
+
+def _literal_tdbn(
+    x: Tensor, weight: Tensor, bias: Tensor, factor: float, statistics: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    axes = [axis for axis in range(x.dim()) if axis != 2]
+    shape = [-1 if axis == 2 else 1 for axis in range(x.dim())]
+    mean, variance = statistics or (x.mean(axes), x.var(axes, correction=0))
+    normal = (x - mean.view(shape)) / (variance.view(shape) + 1e-5).sqrt()
+    return weight.view(shape) * (factor * normal) + bias.view(shape), mean, variance
+
+
+@pytest.fixture(scope="session")
+def literal_tdbn() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """tdBN of [T, N, C, ...]: (x, weight, bias, alpha * v_th, (mean, var) if given) -> y, mean, biased variance."""
+    return _literal_tdbn
+
+
+@pytest.fixture(scope="session", params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> str:
+    """`paper` and `code`, the two readings of Eq. 2 and of its surrogate."""
+    return request.param
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

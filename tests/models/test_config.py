@@ -1,0 +1,51 @@
+import json
+import re
+
+import pytest
+
+from errors import UserError
+from models import MODELS, ModelConfig, build_model
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_channels", 0),
+        ("latent_dim", 0),
+        ("n_steps", -1),
+        ("widths", ()),
+        ("widths", (8, 0)),
+        ("v_threshold", 0.0),
+        ("v_threshold", float("nan")),
+        ("decay", 1.0),
+        ("decay", -0.1),
+        ("lif_surrogate", "sigmoid"),
+        ("sampler_surrogate", "sigmoid"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(UserError, match=field) as refusal:
+        ModelConfig(**{field: value})
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_dictionary_through_json_gives_the_same_config() -> None:
+    config = ModelConfig(widths=(8, 16), latent_dim=3, lif_surrogate="code", strict_threshold=True, mmd_weight=0.5)
+    again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again != ModelConfig()
+    assert again.image_size == 8
+
+
+@pytest.mark.parametrize("change", [{"drop": "decay"}, {"add": "colour"}])
+def test_a_dictionary_with_other_fields_is_refused_by_name(change: dict[str, str]) -> None:
+    values = ModelConfig().to_dict()
+    values.pop(change.get("drop"), None)
+    values |= {change["add"]: 1} if "add" in change else {}
+    with pytest.raises(UserError, match=next(iter(change.values()))):
+        ModelConfig.from_dict(values)
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=re.escape(f"unknown model 'gan'; choose one of {', '.join(MODELS)}")):
+        build_model(ModelConfig(model="gan"))

@@ -1,0 +1,133 @@
+"""LIF neurons on every backend; `cupy` also without a GPU, its CUDA source compiled as C++."""
+
+import contextlib
+import ctypes
+import functools
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from neurons import LIF, lif, lif_surrogate
+from neurons.native import native_obstacle
+
+# Just enough of CUDA for SpikingJelly's kernels. A half2 intrinsic rounds each half once.
+CUDA_ON_CPU = """
+#include <cmath>
+#define __global__
+struct dim { int x; } blockIdx, blockDim, threadIdx;
+struct half2 { _Float16 a, b; };
+#define EACH(name, expression) \\
+    static half2 name(half2 x, half2 y) { \\
+        auto f = [](float x, float y) { return (_Float16)(expression); }; return {f(x.a, y.a), f(x.b, y.b)}; }
+EACH(__hadd2, x + y) EACH(__hsub2, x - y) EACH(__hmul2, x * y)
+EACH(__hlt2, x < y) EACH(__hgeu2, !(x < y))
+static half2 __habs2(half2 x) { return {(_Float16)fabsf(x.a), (_Float16)fabsf(x.b)}; }
+static half2 __hfma2(half2 x, half2 y, half2 z) {
+    return {(_Float16)fmaf(x.a, y.a, z.a), (_Float16)fmaf(x.b, y.b, z.b)}; }
+static half2 __float2half2_rn(float x) { return {(_Float16)x, (_Float16)x}; }
+"""
+LAUNCH = """
+extern "C" void launch(int blocks, int threads, void **p) {
+    blockDim.x = threads;
+    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
+        for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x)
+            %s(%s);
+}
+"""
+
+
+class _CPUKernel:
+    """Stands in for cupy.RawKernel: the same source, the same launch, on the memory of CPU tensors."""
+
+    def __init__(self, folder: Path, source: str, name: str, **_options: object) -> None:
+        self.launch = _compiled(folder, source, name)
+
+    def __call__(self, grid: tuple[int], block: tuple[int], arguments: tuple[Any, ...]) -> None:
+        pointers = [a if isinstance(a, int) else a.ctypes.data for a in arguments]
+        self.launch(grid[0], block[0], (ctypes.c_void_p * len(pointers))(*pointers))
+
+
+@functools.cache
+def _compiled(folder: Path, source: str, name: str) -> Callable[..., None]:
+    parameters = re.search(rf"{name}\((.*?)\)", source, re.DOTALL)[1].split(",")
+    types = [p.rsplit(maxsplit=1)[0] for p in parameters]
+    casts = [f"*({t[:-1]}*)p[{i}]" if t.endswith("&") else f"({t})p[{i}]" for i, t in enumerate(types)]
+    file = folder / f"{name}-{abs(hash(source))}.cpp"
+    body = source.replace("#include <cuda_fp16.h>", "")
+    file.write_text(CUDA_ON_CPU + body + LAUNCH % (name, ", ".join(casts)))
+    library = file.with_suffix(".so")
+    command = ["g++", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w", "-o", library, file]
+    subprocess.run(command, check=True, capture_output=True)
+    return ctypes.CDLL(str(library)).launch
+
+
+@pytest.fixture(scope="session")
+def kernel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def cuda_on_cpu(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let backend `cupy` run on CPU tensors: SpikingJelly's code path and CUDA source, compiled by g++."""
+    pytest.importorskip("cupy")
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the CUDA source for the CPU")
+    from spikingjelly.activation_based import cuda_utils
+    from spikingjelly.activation_based.auto_cuda import base, neuron_kernel
+
+    numpy_as_cupy = SimpleNamespace(
+        asarray=np.asarray,
+        ndarray=np.ndarray,
+        ascontiguousarray=np.ascontiguousarray,
+        RawKernel=functools.partial(_CPUKernel, kernel_folder),
+    )
+    monkeypatch.setattr(base, "cupy", numpy_as_cupy)
+    monkeypatch.setattr(neuron_kernel, "cupy", numpy_as_cupy)
+    monkeypatch.setattr(base.CKernel, "get_device", lambda *_: None)
+    monkeypatch.setattr(base.CKernel, "check_device", lambda *_: None)
+    monkeypatch.setattr(cuda_utils, "DeviceEnvironment", contextlib.nullcontext)
+    monkeypatch.setattr(lif, "_check_cupy", lambda: None)
+    monkeypatch.setattr(lif, "_check_cupy_input", lambda *_: None)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """name: as in LIF; device: where it runs here."""
+
+    name: str
+    device: str = "cpu"
+
+    def lif(self, variant: str) -> LIF:
+        return LIF(lif_surrogate(variant, 0.2, strict=variant == "code"), backend=self.name).to(self.device)
+
+
+BACKENDS = [
+    pytest.param(Backend("scan"), id="scan"),
+    pytest.param(Backend("native"), id="native"),
+    pytest.param(Backend("torch"), id="torch"),
+    pytest.param(
+        Backend("cupy", "cuda"),
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")],
+        id="cupy",
+    ),
+    pytest.param(Backend("cupy"), id="cupy-source-on-cpu"),
+]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every LIF backend that can run here."""
+    if request.param == Backend("cupy"):
+        request.getfixturevalue("cuda_on_cpu")
+    if request.param.name == "native" and (obstacle := native_obstacle()):
+        pytest.skip(obstacle)
+    return request.param

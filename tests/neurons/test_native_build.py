@@ -1,0 +1,120 @@
+"""Building the C code of backend `native`, and what happens where that fails."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from errors import UserError
+from neurons import LIF, lif_surrogate, native
+from neurons.native import native_available, native_obstacle
+from training.device import describe_backend, resolve_backend
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, native.COMPILERS)), reason="no C compiler")
+
+
+def forget() -> None:
+    native_obstacle.cache_clear()
+    native._library.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine on which nothing was built yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    forget()
+    yield tmp_path / "spiking-vae"
+    forget()
+
+
+def set_failure(kind: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "no compiler":
+        monkeypatch.setenv("PATH", "")
+    elif kind == "unknown CC":
+        monkeypatch.setenv("CC", "no-such-compiler -O2")
+    elif kind == "failing build":
+        monkeypatch.setattr(native, "FLAGS", ("--no-such-flag",))
+    elif kind == "no cache folder":
+        cache.write_text("a file where the folder should be")
+
+
+FAILURES = {
+    "no compiler": "there is no C compiler",
+    "unknown CC": r"\$CC is 'no-such-compiler', which is not a program",
+    "failing build": "no-such-flag",
+    "no cache folder": "cannot write to ",
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_where_it_cannot_be_built_auto_takes_scan_and_native_is_an_error(
+    kind: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind in ("failing build", "no cache folder") and not any(map(shutil.which, native.COMPILERS)):
+        pytest.skip("no C compiler")
+    set_failure(kind, cache, monkeypatch)
+    assert not native_available()
+    assert resolve_backend("auto", CPU) == "scan"
+    with pytest.raises(UserError, match=f"'native' cannot be built: .*{FAILURES[kind]}") as error:
+        LIF(lif_surrogate("paper", 0.2, strict=False), backend=resolve_backend("native", CPU))
+    assert "\n" not in str(error.value)
+    line = describe_backend("auto", CPU)
+    assert line.startswith("LIF backend: scan (no compiled C: ") and native_obstacle() in line
+    assert not cache.is_dir() or not list(cache.iterdir())
+
+
+@needs_compiler
+def test_it_is_built_once_per_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native_available() and resolve_backend("auto", CPU) == "native"
+    assert describe_backend("auto", CPU).startswith("LIF backend: native")
+    (library,) = cache.iterdir()
+    built = library.stat().st_mtime_ns
+    forget()
+    assert native_available() and library.stat().st_mtime_ns == built
+
+
+@needs_compiler
+@pytest.mark.parametrize("what", ["_processor", "source"])
+def test_another_processor_or_source_has_its_own_library(
+    what: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert native_available()
+    if what == "source":
+        changed = tmp_path / "native.c"
+        changed.write_text(native.SOURCE.read_text() + "\n")
+        monkeypatch.setattr(native, "SOURCE", changed)
+    else:
+        monkeypatch.setattr(native, what, lambda: "another processor")
+    forget()
+    assert native_available() and len(list(cache.iterdir())) == 2
+
+
+@needs_compiler
+def test_a_damaged_library_is_built_again(cache: Path) -> None:
+    cache.mkdir()
+    command = [*native._compiler(), *native.FLAGS]
+    (cache / f"native-{native._key(command)}.so").write_bytes(b"half a file")
+    assert native_available()
+
+
+@needs_compiler
+def test_a_compiler_with_options_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", f"{shutil.which('cc') or shutil.which('gcc')} -DUNUSED=1")
+    assert native_available()
+
+
+def test_on_another_device_than_a_cpu() -> None:
+    assert resolve_backend("auto", CUDA) == "scan"
+    assert describe_backend("auto", CUDA) == "LIF backend: scan (the device is no CPU)"
+    with pytest.raises(UserError, match="runs on a CPU only"):
+        resolve_backend("native", CUDA)
+
+
+def test_importing_builds_nothing(cache: Path) -> None:
+    assert not cache.exists() and os.environ["XDG_CACHE_HOME"] == str(cache.parent)

@@ -1,0 +1,312 @@
+"""evaluate.py: its numbers, what describes them, its pictures, and what it refuses."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import evaluate
+import train
+from analysis.tables import PAPER, as_text, comparison, paper_table1
+from cli import run_program
+from errors import UserError
+from models import load_model, save_model
+
+# Forty steps: after fewer the running statistics are far from the data, and the network may be silent.
+SIZE = ("--train-images", "160", "--batch-size", "4", "--n-steps", "2", "--latent-dim", "8", "--epochs", "1")
+TRAIN = ("--dataset", "digits", *SIZE, "--device", "cpu")
+
+
+def run(checkpoint: Path, *flags: str) -> int:
+    return run_program(evaluate.main, ["--checkpoint", str(checkpoint), "--device", "cpu", *flags])
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes | None]]:
+    entries = sorted(folder.rglob("*"))
+    return {str(e): (e.stat().st_mtime_ns, e.read_bytes() if e.is_file() else None) for e in entries}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that was trained and not evaluated. To be left as it is."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert run_program(train.main, [*TRAIN, "--runs-dir", str(folder), "--name", "run"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run folder after one evaluation of the whole test split, and the record of it."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(trained, folder)
+    assert run(folder) == 0
+    return folder, json.loads((folder / "evaluation.json").read_text())
+
+
+@pytest.fixture
+def score(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """The record of evaluating the model file; nothing is written beside it."""
+
+    def measure(*flags: str) -> dict[str, Any]:
+        monkeypatch.chdir(tmp_path)
+        file = tmp_path / "result.json"
+        assert run(trained / "model.safetensors", "--json", str(file), *flags) == 0
+        return json.loads(file.read_text())
+
+    return measure
+
+
+def test_the_number_is_the_one_that_training_logged(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    folder, record = evaluated
+    with (folder / "metrics.csv").open(newline="") as file:
+        logged = float(list(csv.DictReader(file))[-1]["test_reconstruction"])
+    assert record["reconstruction_loss"]["value"] == pytest.approx(logged, abs=1e-6)
+
+
+def test_the_number_comes_with_its_protocol(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    loss = evaluated[1]["reconstruction_loss"]
+    assert loss.keys() == {"value", "protocol", "n_images", "split", "feature_network"}
+    assert (loss["n_images"], loss["split"], loss["feature_network"]) == (297, "test", None)
+    for part in ("mean squared error", "[-1, 1]", "posterior sampled", "whole test split"):
+        assert part in loss["protocol"]
+
+
+def test_the_record_says_what_was_measured_where_and_when(
+    evaluated: tuple[Path, dict[str, Any]], trained: Path
+) -> None:
+    folder, record = evaluated
+    assert record["checkpoint"] == str(folder)
+    assert (record["dataset"], record["seed"], record["epochs"]) == ("digits", 0, 1)
+    assert record["epoch_rule"] == "last epoch"
+    assert record["config"] == json.loads((trained / "config.json").read_text())["config"]
+    assert record["model"]["latent_dim"] == 8
+    assert {"python", "torch", "torchvision", "spikingjelly", "numpy"} <= record["versions"].keys()
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0] or record["versions"]["torch"]
+    assert record["hardware"] and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["date"])
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        head = subprocess.run(command, cwd=Path(evaluate.__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        assert record["commit"] is None
+    else:
+        assert record["commit"].removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_baselines_of_digits(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    baselines = evaluated[1]["baselines"]
+    assert baselines["mean training image"] == pytest.approx(0.187, abs=0.002)
+    assert 0 <= baselines["8-bit copy"] < 1e-12
+
+
+@pytest.mark.parametrize("name", ["reconstructions", "samples"])
+def test_pictures_are_written_and_not_blank(evaluated: tuple[Path, dict[str, Any]], name: str) -> None:
+    pixels = np.asarray(Image.open(evaluated[0] / f"evaluation-{name}.png").convert("L"), dtype=float)
+    inside = pixels[2:34, 2:34]  # the first image, without the frame
+    assert pixels.shape == (8 * 34 + 2, 8 * 34 + 2)  # 64 images
+    assert pixels.std() > 10 and inside.std() > 5
+
+
+def test_originals_are_above_their_reconstructions(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    from data import load_split
+
+    pixels = np.asarray(Image.open(evaluated[0] / "evaluation-reconstructions.png").convert("L"), dtype=int)
+    second = load_split("digits", "test").images[1, 0].numpy().astype(int)
+    assert abs(pixels[2:34, 36:68] - second).max() <= 1
+    assert abs(pixels[36:68, 36:68] - second).max() > 20
+
+
+def test_what_is_printed(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(trained / "model.safetensors", "--n-images", "5") == 0
+    out = capsys.readouterr().out
+    record = json.loads(Path("runs/evaluation-model/evaluation.json").read_text())
+    for part in ("this run", "mean training image", "8-bit copy", "esvae (paper), 1 epochs", "last epoch"):
+        assert part in out
+    loss = record["reconstruction_loss"]
+    assert f"reconstruction_loss {loss['value']:.6f}: {loss['protocol']}" in out
+    paths = [Path(line) for line in out.splitlines()[-3:]]
+    assert all(path.parent == Path("runs/evaluation-model") and path.is_file() for path in paths)
+
+
+def test_the_same_seed_gives_the_same_number(score: Callable, evaluated: tuple[Path, dict[str, Any]]) -> None:
+    first, again, other = (score("--n-images", "20", "--seed", seed) for seed in ("3", "3", "4"))
+    assert first["reconstruction_loss"] == again["reconstruction_loss"]
+    assert first["reconstruction_loss"]["value"] != other["reconstruction_loss"]["value"]
+    assert (first["seed"], other["seed"]) == (3, 4)
+
+
+def test_a_part_of_the_split_is_labelled_as_one(score: Callable) -> None:
+    loss = score("--n-images", "20")["reconstruction_loss"]
+    assert loss["n_images"] == 20
+    assert "20 of 297 images" in loss["protocol"] and "whole" not in loss["protocol"]
+
+
+def test_the_backends_agree(score: Callable) -> None:
+    scan, looped = (score("--n-images", "20", "--backend", backend) for backend in ("scan", "torch"))
+    assert scan["reconstruction_loss"]["value"] == pytest.approx(looped["reconstruction_loss"]["value"], rel=0.01)
+
+
+def test_a_model_without_a_run_needs_a_dataset(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(load_model(trained), tmp_path / "bare.safetensors")
+    assert run(tmp_path / "bare.safetensors") == 2
+    assert "does not say what it was trained on; give --dataset" in capsys.readouterr().err
+    assert run(tmp_path / "bare.safetensors", "--dataset", "digits", "--n-images", "4") == 0
+    record = json.loads(Path("runs/evaluation-bare/evaluation.json").read_text())
+    assert (record["config"], record["epochs"], record["dataset"]) == (None, None, "digits")
+
+
+@pytest.fixture
+def refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, recwarn: Any) -> Callable:
+    """Check that evaluate.py refuses in one line and changes nothing."""
+
+    def check(checkpoint: Path, *flags: str, message: str) -> None:
+        work = tmp_path / "work"
+        work.mkdir()
+        monkeypatch.chdir(work)
+        before = snapshot(trained), snapshot(tmp_path)
+        assert run(checkpoint, *flags) == 2
+        line, *more = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and message in line and not more
+        assert not recwarn.list
+        assert (snapshot(trained), snapshot(tmp_path)) == before
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--n-images 0", "--n-images must be at least 1, got 0"),
+        ("--n-images -3", "--n-images must be at least 1, got -3"),
+        ("--n-images 298", "has only 297 images"),
+        ("--seed -1", "--seed must be at least 0"),
+        ("--seed 99999999999999999999", "--seed must be at least 0 and below 2**32"),
+        ("--dataset cifar10", "makes 1x32x32 images, but cifar10 has 3x32x32"),
+        ("--dataset celeba", "makes 1x32x32 images, but celeba has 3x64x64"),
+        ("--device tpu", "unknown device 'tpu'"),
+        ("--device cuda:99", "'cuda:99' was asked for"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(refused: Callable, trained: Path, flags: str, message: str) -> None:
+    refused(trained, *flags.split(), message=message)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
+@pytest.mark.parametrize(
+    ("flags", "message"), [("--device cuda", "finds 0 CUDA devices"), ("--backend cupy", "NVIDIA GPU")]
+)
+def test_a_gpu_is_not_made_up(refused: Callable, trained: Path, flags: str, message: str) -> None:
+    refused(trained, *flags.split(), message=message)
+
+
+def damaged(kind: str, good: bytes) -> bytes:
+    return {
+        "empty": b"",
+        "text": b"not a model\n" * 10,
+        "first half": good[: len(good) // 2],
+        "without its end": good[:-8],
+        "zeros": bytes(1000),
+        "foreign": good.replace(b"spiking-vae-1", b"spiking-vae-X"),
+        "another configuration": good.replace(b'\\"latent_dim\\": 8', b'\\"latent_dim\\": 9'),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "text", "first half", "without its end", "zeros", "foreign", "another configuration"]
+)
+def test_damaged_and_foreign_files_are_refused(refused: Callable, trained: Path, tmp_path: Path, kind: str) -> None:
+    good = (trained / "model.safetensors").read_bytes()
+    content = damaged(kind, good)
+    assert content != good
+    (tmp_path / "model.safetensors").write_bytes(content)
+    refused(tmp_path / "model.safetensors", message=str(tmp_path / "model.safetensors"))
+
+
+def test_missing_checkpoints_are_refused(refused: Callable, tmp_path: Path) -> None:
+    refused(tmp_path / "absent", message=f"no checkpoint at {tmp_path / 'absent'}")
+
+
+def test_a_folder_without_a_model_is_refused(refused: Callable, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text("{}")
+    refused(tmp_path / "folder", message="has no model.safetensors")
+
+
+@pytest.mark.parametrize("place", ["a-file/result.json", "a-folder"])
+def test_a_result_that_cannot_be_written(refused: Callable, trained: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "a-file").write_text("in the way")
+    (tmp_path / "a-folder").mkdir()
+    where = tmp_path / place
+    refused(trained, "--n-images", "4", "--json", str(where), message=f"cannot write {where}")
+
+
+def test_debug_lets_the_error_through(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint"):
+        run(tmp_path / "absent", "--debug")
+
+
+@pytest.mark.parametrize("flag", ["--bogus", "--epochs", "--batch-size"])
+def test_unknown_flags_are_refused_by_name(trained: Path, flag: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(trained, flag, "1")
+    assert stopped.value.code == 2
+    assert flag in capsys.readouterr().err
+
+
+def record_of(dataset: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "config": {"variant": "code"},
+        "model": {"model": "esvae"},
+        "epochs": 7,
+        "reconstruction_loss": {"value": 0.02},
+        "baselines": {"mean training image": 0.2},
+    } | changes
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist", "cifar10", "celeba"])
+def test_the_table_has_the_papers_rows(dataset: str) -> None:
+    with (PAPER / "table1.csv").open(newline="") as file:
+        paper = [row for row in csv.DictReader(file) if row["dataset"] == dataset]
+    table = comparison(record_of(dataset))
+    assert table["model"].tolist()[:2] == ["esvae (code), 7 epochs", "mean training image"]
+    assert len(paper) >= 5 and table["model"].tolist()[2:] == [row["model"] for row in paper]
+    for metric in ("reconstruction_loss", "inception_score", "fid", "fad"):
+        wanted = [float(row[metric] or "nan") for row in paper]
+        assert np.array_equal(table[metric].astype(float)[2:], wanted, equal_nan=True), metric
+    assert table["source"].tolist()[2:] == [row["source"] for row in paper]
+    assert table["source"].tolist()[:2] == ["this run", "baseline, measured"]
+
+
+def test_the_papers_esvae_on_mnist() -> None:
+    row = paper_table1("mnist").set_index("model").loc["ESVAE"]
+    assert [row[name] for name in ("reconstruction_loss", "inception_score", "fid", "fad")] == [
+        *[0.013, 5.612, 117.8, 10.99]
+    ]
+
+
+def test_the_table_measures_only_what_the_record_has() -> None:
+    table = comparison(record_of("digits", fid={"value": 12.5}, config=None))
+    assert table.loc[0, "model"] == "esvae (unknown variant), 7 epochs"
+    assert (table.loc[0, "reconstruction_loss"], table.loc[0, "fid"]) == (0.02, 12.5)
+    assert pd.isna(table.loc[0, "fad"]) and len(table) == 2
+
+
+def test_empty_cells_are_dashes() -> None:
+    lines = as_text(comparison(record_of("mnist"))).splitlines()
+    assert lines[0].split()[:2] == ["model", "reconstruction_loss"]
+    assert re.search(r"0\.02 +- +- +- +this run", lines[1])
+    assert "nan" not in "".join(lines).lower()

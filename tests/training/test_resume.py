@@ -1,0 +1,266 @@
+"""Wherever and however a run stops, the same command goes on as if it had not."""
+
+import csv
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data import training_batches
+from training import loop
+from training.config import Config, preset
+from training.folder import read_record
+from training.log import RunLog
+from training.stop import Stopped, StopRequest
+
+N_EPOCHS, STEPS_PER_EPOCH = 3, 7
+
+
+def send(number: int) -> Callable[[], None]:
+    return partial(os.kill, os.getpid(), number)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def die(*_arguments: object, **_options: object) -> None:
+    raise Killed
+
+
+@pytest.fixture
+def same(results: Callable, uninterrupted: Path, run_dir: Path) -> Callable[[], None]:
+    """Check that the run left what the uninterrupted run left."""
+
+    def check() -> None:
+        ours, theirs = results(run_dir), results(uninterrupted)
+        assert len(theirs["metrics"]) == N_EPOCHS and len(theirs["images"]) == 2 * (N_EPOCHS + 1)
+        for name in theirs:
+            assert ours[name] == theirs[name], name
+
+    return check
+
+
+def position(folder: Path) -> tuple[int, int]:
+    """Finished epochs, and finished steps of the next."""
+    state = torch.load(folder / "last.pt", weights_only=True)
+    return state["epoch"], state["step"]
+
+
+def test_the_same_command_twice_gives_the_same(train: Callable, same: Callable) -> None:
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_more_epochs_go_on_where_a_finished_run_ended(train: Callable, same: Callable, run_dir: Path) -> None:
+    assert train("--epochs", "1") == 0
+    assert position(run_dir) == (1, 0)
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_ctrl_c_at_the_end_of_an_epoch(train: Callable, same: Callable, after_step: Callable, run_dir: Path) -> None:
+    after_step(STEPS_PER_EPOCH, send(signal.SIGINT))
+    assert train("--epochs", "3") == 130
+    assert position(run_dir) == (1, 0)
+    assert train("--epochs", "3") == 0
+    same()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 11])
+def test_a_signal_in_the_middle_of_an_epoch(
+    train: Callable,
+    same: Callable,
+    after_step: Callable,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture,
+    number: int,
+    step: int,
+) -> None:
+    after_step(step, send(number))
+    assert train("--epochs", "3") == 128 + number
+    epoch, left = divmod(step, STEPS_PER_EPOCH)
+    assert position(run_dir) == (epoch, left)
+    message = f"stopped at epoch {epoch + 1}, step {left}; the same command goes on from there\n"
+    assert capsys.readouterr().err == message
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_a_run_stopped_after_every_single_step(train: Callable, same: Callable, after_step: Callable) -> None:
+    codes = []
+    while not codes or codes[-1] != 0:
+        after_step(1, send(signal.SIGTERM))
+        codes.append(train("--epochs", "3"))
+    assert codes == [143] * (N_EPOCHS * STEPS_PER_EPOCH - 1) + [0]
+    same()
+
+
+def test_a_request_in_the_very_last_step_lets_the_run_finish(
+    train: Callable, same: Callable, after_step: Callable
+) -> None:
+    after_step(N_EPOCHS * STEPS_PER_EPOCH, send(signal.SIGINT))
+    assert train("--epochs", "3") == 0
+    same()
+
+
+@pytest.mark.parametrize("place", ["pictures", "save_model", "_save"])
+def test_killed_between_logging_an_epoch_and_saving_it(
+    train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    assert train("--epochs", "1") == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunLog if place == "pictures" else loop, place, die)
+        train("--epochs", "3")
+    assert len((run_dir / "metrics.csv").read_text().splitlines()) == 3  # header and a row that is too early
+    assert position(run_dir) == (1, 0)
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_killed_in_the_first_epoch_before_anything_was_saved(
+    train: Callable, same: Callable, after_step: Callable, run_dir: Path
+) -> None:
+    after_step(3, die)
+    with pytest.raises(Killed):
+        train("--epochs", "3")
+    assert not (run_dir / "last.pt").exists()
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_killed_while_writing_a_row(train: Callable, same: Callable, run_dir: Path) -> None:
+    assert train("--epochs", "1") == 0
+    with (run_dir / "metrics.csv").open("a") as file:
+        file.write("1")  # of 12
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_saving_after_every_step_changes_nothing(train: Callable, same: Callable) -> None:
+    assert train("--epochs", "3", "--checkpoint-every", "0") == 0
+    same()
+
+
+@pytest.mark.parametrize("steps", [2, 14], ids=["in an epoch", "before the end of an epoch"])
+def test_killed_hard_with_a_checkpoint_inside_the_epoch(
+    train: Callable, same: Callable, after_step: Callable, run_dir: Path, steps: int
+) -> None:
+    after_step(steps, die)  # before this step is counted and saved
+    with pytest.raises(Killed):
+        train("--epochs", "3", "--checkpoint-every", "0")
+    assert position(run_dir) == divmod(steps - 1, STEPS_PER_EPOCH)
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_killed_between_the_last_step_of_an_epoch_and_its_end(
+    train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "finish_epoch", die)
+        train("--epochs", "3", "--checkpoint-every", "0")
+    assert position(run_dir) == (0, STEPS_PER_EPOCH)
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_how_often_losses_are_fetched_changes_nothing(
+    train: Callable, same: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FETCH_EVERY", 3)
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_the_global_random_state_neither_matters_nor_moves(train: Callable, same: Callable) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    assert train("--epochs", "3") == 0
+    assert torch.equal(torch.get_rng_state(), before)
+    same()
+
+
+def test_a_deadline_stops_the_run_and_it_goes_on(train: Callable, same: Callable, tmp_path: Path) -> None:
+    assert train("--epochs", "1") == 0
+    config = Config(**read_record(tmp_path / "run")["config"])
+    with pytest.raises(Stopped) as stopped:
+        loop.fit(replace(config, epochs=3, runs_dir=tmp_path), deadline=time.monotonic())
+    assert stopped.value.exit_code == 0
+    assert position(tmp_path / "run") == (1, 1)
+    assert train("--epochs", "3") == 0
+    same()
+
+
+class LateRequest(StopRequest):
+    """Says no so many times and then yes: a signal that comes between two looks."""
+
+    def __init__(self, n_refusals: int) -> None:
+        super().__init__(signal_number=signal.SIGINT)
+        self.n_refusals = n_refusals
+
+    def __bool__(self) -> bool:
+        self.n_refusals -= 1
+        return self.n_refusals < 0
+
+
+@pytest.mark.parametrize("n_refusals", range(4))
+def test_a_stop_saves_the_sums_of_exactly_its_steps(tmp_path: Path, n_refusals: int) -> None:
+    small = {"n_steps": 1, "latent_dim": 4, "train_images": 20, "batch_size": 4, "device": "cpu"}
+    run = loop.prepare(replace(preset("digits"), **small, runs_dir=tmp_path, name="run"))
+    with pytest.raises(Stopped):
+        loop.train_epoch(run, LateRequest(n_refusals))
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert 1 <= state["step"] <= 4
+    assert state["sums"]["images"] == 4 * state["step"]
+
+
+def test_runtime_fields_may_change_and_are_noted(train: Callable, after_step: Callable, run_dir: Path) -> None:
+    after_step(2, send(signal.SIGINT))
+    assert train("--epochs", "1", "--backend", "scan") == 130
+    assert train("--epochs", "2", "--backend", "torch", "--checkpoint-every", "5") == 0
+    record = json.loads((run_dir / "config.json").read_text())
+    first, second = record["starts"]
+    assert (first["epoch"], first["runtime"]["backend"], first["runtime"]["checkpoint_every"]) == (0, "scan", 10)
+    assert (second["epoch"], second["runtime"]["backend"], second["runtime"]["checkpoint_every"]) == (0, "torch", 5)
+    for start in record["starts"]:
+        assert {"commit", "versions", "hardware", "date", "runtime", "epoch"} == start.keys()
+    assert record["config"]["epochs"] == 2 and record["config"]["backend"] == "torch"
+
+
+def test_backends_agree_to_rounding(train: Callable, uninterrupted: Path, run_dir: Path) -> None:
+    assert train("--epochs", "1", "--backend", "torch") == 0
+    rows = []
+    for folder in (run_dir, uninterrupted):
+        with (folder / "metrics.csv").open(newline="") as file:
+            rows.append(next(csv.DictReader(file)))
+    for name in ("train_reconstruction", "test_reconstruction"):
+        assert float(rows[0][name]) == pytest.approx(float(rows[1][name]), rel=0.02)
+
+
+def test_an_epoch_sees_each_image_once_and_never_in_the_same_order(
+    train: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        for x in training_batches(*arguments, **options):
+            seen.append(x)
+            yield x
+
+    monkeypatch.setattr(loop, "training_batches", recorded)
+    assert train("--epochs", "2", "--no-horizontal-flip") == 0
+    assert [len(x) for x in seen] == [5, 5, 5, 5, 5, 5, 3] * 2
+    epochs = [torch.cat(seen[:7]).flatten(1), torch.cat(seen[7:]).flatten(1)]
+    assert not torch.equal(*epochs)
+    sorted_rows = [sorted(map(tuple, images.tolist())) for images in epochs]
+    assert sorted_rows[0] == sorted_rows[1] and len(set(sorted_rows[0])) == 33
