@@ -1,8 +1,13 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and reading files that may be anything."""
 
 import os
+import pickle
 import tempfile
+import warnings
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from errors import UserError
 
@@ -37,3 +42,22 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """What `torch.save` wrote, on the CPU, without unpickling anything but tensors and plain values.
+
+    Raises:
+        UserError: damaged, no such file, or with other things in it.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about what the error says better
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(f"{path} is damaged ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "it holds other things than tensors and plain values"  # PyTorch's text advises to run the file's code
+    return str(error).partition("\n")[0] if isinstance(error, OSError | RuntimeError) else type(error).__name__

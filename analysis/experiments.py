@@ -45,9 +45,11 @@ class Row:
 
     def config(self, epochs: int | None = None, **runtime: Any) -> Config:
         """The run's configuration; `runtime` sets fields such as device and runs_dir."""
-        base = preset(self.dataset, self.model, self.variant)
-        changes = {"seed": self.seed, "epochs": epochs or self.epochs, "name": self.name} | self.overrides | runtime
-        return replace(base, **changes)
+        config = replace(preset(self.dataset, self.model, self.variant), seed=self.seed, epochs=epochs or self.epochs)
+        # A reduced run grows into the full one, unless the training schedule depends on the total.
+        reduced = config.schedule_needs_epochs and config.epochs != self.epochs
+        name = f"{self.name}-of-{config.epochs}-epochs" if reduced else self.name
+        return replace(config, name=name, **self.overrides, **runtime)
 
     @property
     def n_images(self) -> int:

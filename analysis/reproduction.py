@@ -74,7 +74,7 @@ def run_row(row: Row, places: Places, epochs: int, device: str, deadline: float 
     try:
         fit(config, deadline=deadline)
     except Stopped:
-        if _has_news(row, places):
+        if _has_news(row, config.run_dir, places):
             release(row, config.run_dir, places, device)
         raise
     release(row, config.run_dir, places, device)
@@ -142,9 +142,8 @@ def card(record: dict[str, Any]) -> str:
     return f"# {record['name']}\n\n| | |\n|---|---|\n{rows}\n"
 
 
-def _has_news(row: Row, places: Places) -> bool:
+def _has_news(row: Row, folder: Path, places: Places) -> bool:
     """Whether the run folder holds weights of more epochs than the result."""
-    folder = places.runs / row.name
     return (folder / MODEL_FILE).exists() and read_metadata(folder)["run"]["epochs"] > _epochs_done(row, places)
 
 

@@ -3,10 +3,12 @@
 from models.checkpoint import load_model, read_metadata, save_model
 from models.config import WIDTHS, ModelConfig
 from models.esvae import ESVAE, ESVAEOutput
+from models.fsvae import FSVAE
 from models.registry import MODELS, build_model
 
 __all__ = [
     "ESVAE",
+    "FSVAE",
     "MODELS",
     "WIDTHS",
     "ESVAEOutput",

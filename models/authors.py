@@ -4,17 +4,15 @@ A file holds a state_dict, or {"net": state_dict, "epoch": int}. It names neithe
 the tensors. The weights belong to the released programs, hence to variant `code`.
 """
 
-import pickle
 import re
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from errors import UserError
+from files import read_torch_file
 from models.config import ModelConfig
 
 SUFFIXES = (".pth", ".pt")
@@ -55,11 +53,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: damaged, or not a state_dict.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} is damaged or no checkpoint: {reason}") from error
+    content = read_torch_file(path)
     if isinstance(content, dict) and isinstance(content.get("net"), dict):
         content = content["net"]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):

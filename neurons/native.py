@@ -195,7 +195,7 @@ class NativeLayer:
 
     def forward(self, slope: Tensor, offset: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
         """Spikes [n_steps, N, ...] and the last membrane [N, ...] for a current slope * x + offset."""
-        spikes, v_last = self._empty(self.n_steps), torch.empty_like(self.x[0])
+        spikes, v_last = self._empty(self.n_steps), self._empty()
         vectors = [_pointer(tensor) for tensor in (slope, offset, v)]
         failed = _library().lif_forward(self._layer(), *self._input(), *vectors, _pointer(spikes), _pointer(v_last))
         _check(failed)
@@ -213,7 +213,7 @@ class NativeLayer:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Gradient of the current, like x; its sum and that of it times x - mean, per channel in float64; of v."""
         grad_y = self._empty(len(self.x))
-        grad_v = torch.empty_like(self.x[0]) if needs_grad_v else None
+        grad_v = self._empty() if needs_grad_v else None
         sums = torch.empty((2, self.n_channels), dtype=torch.float64)
         inputs = [_pointer(tensor) for tensor in (slope, offset, mean, v, grad_spikes)]
         failed = _library().lif_backward(
@@ -228,9 +228,10 @@ class NativeLayer:
         _check(failed)
         return grad_y, sums[0], sums[1], grad_v
 
-    def _empty(self, n_steps: int) -> Tensor:
+    def _empty(self, *n_steps: int) -> Tensor:
+        """Uninitialised memory laid out as x: one step, or so many without a gap."""
         step = self.x[0]
-        return torch.empty_strided((n_steps, *step.shape), (step.numel(), *step.stride()))
+        return torch.empty_strided((*n_steps, *step.shape), (*(step.numel() for _ in n_steps), *step.stride()))
 
     def _input(self) -> tuple[int, int]:
         return self.x.data_ptr(), 0 if self.constant else self.x.stride(0)

@@ -58,7 +58,7 @@ def literal_tdbn() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     return _literal_tdbn
 
 
-@pytest.fixture(scope="session", params=VARIANTS)
+@pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> str:
     """`paper` and `code`, the two readings of Eq. 2 and of its surrogate."""
     return request.param

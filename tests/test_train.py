@@ -232,7 +232,7 @@ def test_a_process_that_is_asked_to_stop_can_be_continued(
         while not (line := running.stdout.readline()).startswith("epoch"):
             assert line, running.stderr.read()
         running.send_signal(number)
-        _, error = running.communicate(timeout=60)
+        _, error = running.communicate(timeout=300)
     finally:
         running.kill()
     assert running.returncode == 128 + number
@@ -247,7 +247,7 @@ def test_a_process_that_is_asked_to_stop_can_be_continued(
 
 def test_a_process_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path: Path) -> None:
     refused = process("--n-steps", "0", "--runs-dir", str(tmp_path))
-    out, error = refused.communicate(timeout=60)
+    out, error = refused.communicate(timeout=300)
     assert (refused.returncode, out) == (2, "")
     assert error == "error: --n-steps must be at least 1, got 0\n"
     assert list(tmp_path.iterdir()) == []

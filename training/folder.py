@@ -40,8 +40,9 @@ def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
     if fresh and (folder / CONFIG_FILE).is_file():
         return []
     record = read_record(folder)
-    old, new = record["config"], config.to_dict()
-    changed = [f"{key} {old.get(key)!r} -> {new[key]!r}" for key in config.identity() if old.get(key) != new[key]]
+    # A field that an older version did not have stood for what is its default now.
+    old, new = Config().to_dict() | record["config"], config.to_dict()
+    changed = [f"{key} {old[key]!r} -> {new[key]!r}" for key in config.identity() if old[key] != new[key]]
     if changed:
         raise UserError(f"{folder} holds another run ({'; '.join(changed)}); give a --name, or --fresh to replace it")
     return record["starts"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
-from data import to_unit_range
+from data import batches, to_unit_range
 from errors import UserError
 from files import write_atomically
 
@@ -91,32 +91,35 @@ class RunLog:
         self.metrics.append(row)
         print(
             f"epoch {row['epoch']:4d}  train {row['train_reconstruction']:.5f}  test {row['test_reconstruction']:.5f}"
-            f"  mmd {row['train_mmd']:.4f}  {row['images_per_second']:.0f} img/s",
+            f"  loss {row['train_loss']:.5f}  {row['images_per_second']:.0f} img/s",
             flush=True,
         )
         for name, value in row.items():
-            if self.writer and name not in ("epoch", "step"):
+            if self.writer and value is not None and name not in ("epoch", "step"):
                 self.writer.add_scalar(name, value, row["epoch"])
 
     @torch.no_grad()
     def pictures(self, epoch: int, model: nn.Module, images: Tensor) -> None:
-        """Draw grids and count firing rates of posterior and prior with fixed noise."""
+        """Draw grids with fixed noise, and count how often latent units fire where the model has spiking ones."""
         generator = torch.Generator(images.device).manual_seed(self.SEED)
-        x = to_unit_range(images[: self.N_HISTOGRAM])
-        output = model(x, generator=generator)
-        z = model.sample_latent(self.N_HISTOGRAM, generator)
-        for stage, spikes in (("posterior", output.z), ("prior", z)):
-            counts = {f"fired_{k}": count for k, count in enumerate(rate_histogram(spikes))}
-            self.rates.append({"epoch": epoch, "stage": stage} | counts)
-        shown = slice(0, self.N_SHOWN)
+        shown = to_unit_range(images[: self.N_SHOWN])
         grids = {
-            "reconstructions": interleave_rows(x[shown], output.reconstruction[shown]),
-            "samples": model.decode(z[:, shown]),
+            "reconstructions": interleave_rows(shown, model(shown, generator=generator).reconstruction),
+            "samples": model.sample(self.N_SHOWN, generator),
         }
         for name, grid in grids.items():
             save_grid(grid, self.folder / IMAGES_FOLDER / f"{name}.png")
             if epoch <= 10 or epoch % 10 == 0:
                 save_grid(grid, self.folder / IMAGES_FOLDER / f"{name}-{epoch:04d}.png")
+        if hasattr(model, "sample_latent"):
+            self._firing_rates(epoch, model, images[: self.N_HISTOGRAM], generator)
+
+    def _firing_rates(self, epoch: int, model: nn.Module, images: Tensor, generator: torch.Generator) -> None:
+        posterior = [rate_histogram(model(x, generator=generator).z) for x in batches(images, self.N_SHOWN)]
+        prior = [rate_histogram(model.sample_latent(len(images), generator))]
+        for stage, histograms in (("posterior", posterior), ("prior", prior)):
+            counts = {f"fired_{k}": sum(count) for k, count in enumerate(zip(*histograms, strict=True))}
+            self.rates.append({"epoch": epoch, "stage": stage} | counts)
 
 
 def _tensorboard_writer(folder: Path, last_epoch: int):

@@ -24,6 +24,7 @@ from training.log import RunLog
 from training.state import STATE_FILE, RunState, load_state, save_state
 from training.stop import Stopped, StopRequest, stop_request
 
+RATES = ("posterior_rate", "prior_rate")
 FETCH_EVERY = 20  # steps between fetching losses from the device, which waits for it
 
 
@@ -114,14 +115,15 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor,
     """One step of Algorithm 1, lines 6 to 12, on images x [N, C, H, W] in [-1, 1].
 
     Returns:
-        scalars on the model's device: the loss, its terms, and the mean firing rates of posterior and prior.
+        scalars on the model's device: the loss, its terms, and the mean firing rates of posterior and prior where
+        the model has such.
     """
     output = model(x, generator=noise)
     terms = model.loss(output, x)
     optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
     optimizer.step()
-    rates = {"posterior_rate_mean": output.posterior_rate.mean(), "prior_rate_mean": output.prior_rate.mean()}
+    rates = {f"{name}_mean": getattr(output, name).mean() for name in RATES if hasattr(output, name)}
     return {name: value.detach() for name, value in (terms | rates).items()}
 
 
@@ -133,6 +135,8 @@ def train_epoch(run: Run, request: StopRequest) -> None:
         UserError: a loss that is not finite; names the step.
     """
     run.model.train()
+    if hasattr(run.model, "start_epoch"):
+        run.model.start_epoch(run.epoch, run.config.epochs, run.steps_per_epoch)
     run.sums = run.sums or {}
     started = saved = time.monotonic()
     before = run.seconds
@@ -164,17 +168,14 @@ def finish_epoch(run: Run, log: RunLog) -> None:
     if not math.isfinite(test_reconstruction):
         raise _diverged(run, f"the test loss became {test_reconstruction}", run.step)
     means = {name: total / n_trained for name, total in run.sums.items() if name != "images"}
+    rates = {f"{name}_mean": means.pop(f"{name}_mean", None) for name in RATES}
     run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
     log.epoch(
-        {
-            "epoch": run.epoch,
-            "step": run.epoch * run.steps_per_epoch,
-            "train_loss": means["loss"],
-            "train_reconstruction": means["reconstruction"],
-            "train_mmd": means["mmd"],
-            "test_reconstruction": test_reconstruction,
-            "posterior_rate_mean": means["posterior_rate_mean"],
-            "prior_rate_mean": means["prior_rate_mean"],
+        {"epoch": run.epoch, "step": run.epoch * run.steps_per_epoch}
+        | {f"train_{term}": mean for term, mean in means.items()}
+        | {"test_reconstruction": test_reconstruction}
+        | rates
+        | {
             "images_per_second": n_trained / run.seconds,
             "seconds": run.seconds,
             "peak_memory_bytes": peak_memory_bytes(run.device),

@@ -1,8 +1,6 @@
 """Where a run stands, as a file: everything needed to go on exactly as if it had not stopped."""
 
 import io
-import pickle
-import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import torch
 
 from errors import UserError
-from files import write_atomically
+from files import read_torch_file, write_atomically
 
 FORMAT = "spiking-vae-run-1"
 STATE_FILE = "last.pt"
@@ -55,12 +53,11 @@ def load_state(path: Path) -> RunState:
     Raises:
         UserError: damaged or not ours.
     """
+    # To the CPU: generators and AdamW's step counts belong there, and `load_state_dict` moves the rest.
     try:
-        with warnings.catch_warnings(action="ignore"):  # about what the error says better
-            # To the CPU: generators and AdamW's step counts belong there, and `load_state_dict` moves the rest.
-            values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path} is damaged ({_reason(error)}); --fresh starts the run over") from error
+        values = read_torch_file(path)
+    except UserError as error:
+        raise UserError(f"{error}; --fresh starts the run over") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT or not _is_complete(values):
         raise UserError(f"{path} is not a run state of this project; --fresh starts the run over")
     return RunState(**values)
@@ -68,9 +65,3 @@ def load_state(path: Path) -> RunState:
 
 def _is_complete(values: dict[str, Any]) -> bool:
     return values.keys() == {f.name for f in fields(RunState)} and isinstance(values["noise"], torch.Tensor)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
-        return "it holds other things than tensors and plain values"  # PyTorch's text advises to run the file's code
-    return str(error).partition("\n")[0] if isinstance(error, OSError | RuntimeError) else type(error).__name__

@@ -46,6 +46,11 @@ def test_a_dictionary_with_other_fields_is_refused_by_name(change: dict[str, str
         ModelConfig.from_dict(values)
 
 
+@pytest.mark.parametrize("values", [{"decay": 0.0}, {"decay": 0}, {"v_threshold": 1}])
+def test_every_leak_and_threshold_that_the_config_allows_builds(values: dict[str, float]) -> None:
+    build_model(ModelConfig(widths=(8, 16), latent_dim=3, **values))
+
+
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=re.escape(f"unknown model 'gan'; choose one of {', '.join(MODELS)}")):
         build_model(ModelConfig(model="gan"))

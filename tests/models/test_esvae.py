@@ -7,6 +7,7 @@ from torch import Tensor
 
 from losses import mmd2
 from models import ESVAE, WIDTHS, ModelConfig, build_model
+from models.backbone import SpikingBlock
 from neurons import LIF, reset_state, set_backend
 from neurons.native import native_obstacle
 
@@ -52,6 +53,18 @@ def test_layers_are_those_of_section_iv_b1(size: int) -> None:
     assert all(m.bias is not None for m in synapses)
     n_norms = sum(hasattr(m, "running_mean") for m in model.modules())
     assert n_norms == sum(isinstance(m, LIF) for m in model.modules()) == len(expected) - 2  # bottleneck and readout
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_every_neuron_and_norm_obeys_the_config(strict: bool, make_esvae) -> None:
+    model = make_esvae(v_threshold=0.5, decay=0.5, strict_threshold=strict)
+    reset_state(model)
+    blocks = [module for module in model.modules() if isinstance(module, SpikingBlock)]
+    assert len(blocks) == 6
+    for block in blocks:
+        spikes = block.lif(torch.tensor([[[0.25]], [[0.375]]]))  # reaches 0.5 exactly at the second step
+        assert spikes.flatten().tolist() == [0.0, 0.0 if strict else 1.0]
+        assert block.norm.scale == 0.5
 
 
 def test_encoder_spikes_are_binary_and_their_mean_over_time_is_the_rate(make_esvae, images: Tensor) -> None:
@@ -184,8 +197,9 @@ def test_scan_and_torch_agree_on_the_whole_network(variant: str, make_esvae) -> 
     ],
 )
 def test_backends_that_round_otherwise_agree_but_for_single_spikes(
-    backend: str, device: str, training: bool, variant: str, make_esvae
+    backend: str, device: str, training: bool, variant: str, make_esvae, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     images = torch.rand(4, 3, 32, 32, generator=seeded()) * 2 - 1
     noise = {"uniform": torch.rand(16, 4, 128, generator=seeded()), "normal": torch.randn(4, 128, generator=seeded())}
 

@@ -24,6 +24,8 @@ CUDA_ON_CPU = """
 #include <cmath>
 #define __global__
 struct dim { int x; } blockIdx, blockDim, threadIdx;
+"""
+HALF_ON_CPU = """
 struct half2 { _Float16 a, b; };
 #define EACH(name, expression) \\
     static half2 name(half2 x, half2 y) { \\
@@ -62,11 +64,14 @@ def _compiled(folder: Path, source: str, name: str) -> Callable[..., None]:
     types = [p.rsplit(maxsplit=1)[0] for p in parameters]
     casts = [f"*({t[:-1]}*)p[{i}]" if t.endswith("&") else f"({t})p[{i}]" for i, t in enumerate(types)]
     file = folder / f"{name}-{abs(hash(source))}.cpp"
-    body = source.replace("#include <cuda_fp16.h>", "")
-    file.write_text(CUDA_ON_CPU + body + LAUNCH % (name, ", ".join(casts)))
+    shim = CUDA_ON_CPU + (HALF_ON_CPU if "half2" in source else "")
+    file.write_text(shim + source.replace("#include <cuda_fp16.h>", "") + LAUNCH % (name, ", ".join(casts)))
     library = file.with_suffix(".so")
     command = ["g++", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w", "-o", library, file]
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "_Float16" in done.stderr:
+        pytest.skip("this g++ knows no _Float16")
+    done.check_returncode()
     return ctypes.CDLL(str(library)).launch
 
 

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from losses import gaussian_kl
+from models import ModelConfig, build_model
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_model(ModelConfig(model="ann_vae", widths=(8, 16), latent_dim=5))
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_gaussian_kl_equals_pytorchs_own() -> None:
+    mean, log_variance = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    expected = torch.distributions.kl_divergence(posterior, prior).sum(1).mean()
+    assert gaussian_kl(mean, log_variance).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_kl_weighs_one_over_the_number_of_batches(model, images: torch.Tensor) -> None:
+    model.start_epoch(0, 150, 40)
+    terms = model.loss(model(images), images)
+    assert terms["loss"].item() == pytest.approx((terms["reconstruction"] + terms["kl"] / 40).item(), rel=1e-6)
+
+
+def test_the_latent_is_drawn_from_the_posterior_in_evaluation_too(model, images: torch.Tensor) -> None:
+    model.eval()
+    rng = torch.Generator().manual_seed(3)
+    draws = torch.stack([model(images, generator=rng).latent for _ in range(2000)])
+    mean, log_variance = model.encode(images)
+    std = (0.5 * log_variance).exp()
+    assert ((draws.mean(0) - mean).abs() < 5 * std / 2000**0.5).all()
+    assert ((draws.std(0) / std - 1).abs() < 0.1).all()
+
+
+def test_samples_are_images_and_reproducible(model) -> None:
+    first, second = (model.eval().sample(4, torch.Generator().manual_seed(4)) for _ in range(2))
+    assert first.shape == (4, 3, 8, 8)
+    assert first.abs().max() <= 1
+    assert first.equal(second)
+
+
+@pytest.mark.parametrize("name", ["firing_rate", "prior_rate", "sample_latent", "posterior", "prior"])
+def test_what_it_has_not_got_is_a_clear_error(model, name: str) -> None:
+    with pytest.raises(AttributeError, match=name):
+        getattr(model, name)
