@@ -1,7 +1,6 @@
 """Models as files: safetensors, with the model's and the run's configuration in the metadata."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +79,12 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise UserError(f"{file} was not written by this project (format {metadata.get('format')!r})")
     try:
-        return {key: json.loads(metadata[key]) for key in ("model", "run")}
+        parts = {key: json.loads(metadata[key]) for key in ("model", "run")}
     except (KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{file} has damaged metadata: {error}") from error
+    if not all(isinstance(part, dict) for part in parts.values()):
+        raise UserError(f"{file} has damaged metadata: no dictionaries")
+    return parts
 
 
 def find_model_file(path: str | Path) -> Path:
@@ -97,7 +99,7 @@ def find_model_file(path: str | Path) -> Path:
             raise UserError(f"{path} is no run folder with a finished epoch: it has no {MODEL_FILE}")
         return path / MODEL_FILE
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: give a run folder or a {os.extsep}safetensors file")
+        raise UserError(f"no checkpoint at {path}: give a run folder or a model file")
     return path
 
 

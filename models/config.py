@@ -51,8 +51,8 @@ class ModelConfig:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.widths or min(self.widths) < 1:
             raise UserError(f"widths must name at least one positive width, got {self.widths}")
-        if not self.v_threshold > 0 or not 0 <= self.decay < 1:
-            raise UserError(f"need v_threshold > 0 and 0 <= decay < 1, got {self.v_threshold} and {self.decay}")
+        if not self.v_threshold > 0 or not 0 < self.decay < 1:  # SpikingJelly's tau = 1 / (1 - decay) is above 1
+            raise UserError(f"need v_threshold > 0 and 0 < decay < 1, got {self.v_threshold} and {self.decay}")
         choices = {"lif_surrogate": SURROGATES, "sampler_surrogate": SURROGATES, "distance": ("mmd", "kl")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -68,12 +68,17 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
-        """Inverse of `to_dict`.
+        """Inverse of `to_dict`. Fields that an older version did not have take their defaults.
 
         Raises:
-            UserError: unknown or missing fields, or values out of range.
+            UserError: no dictionary, unknown fields, or values of another type or out of range.
         """
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            raise UserError(f"model config does not fit this version: fields that differ {sorted(set(values) ^ names)}")
-        return cls(**{**values, "widths": tuple(values["widths"])})
+        if not isinstance(values, dict):
+            raise UserError(f"model config is no dictionary but {type(values).__name__}")
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise UserError(f"model config has fields that this version does not know: {', '.join(sorted(unknown))}")
+        try:
+            return cls(**values | {"widths": tuple(values.get("widths", cls.widths))})
+        except TypeError as error:
+            raise UserError(f"model config has a value of the wrong type: {error}") from error

@@ -59,7 +59,7 @@ class LIF(neuron.LIFNode):
         super().__init__(
             tau=1 / (1 - decay),
             decay_input=False,
-            v_threshold=v_threshold,
+            v_threshold=float(v_threshold),
             v_reset=0.0,
             surrogate_function=surrogate,
             detach_reset=False,

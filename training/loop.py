@@ -15,7 +15,7 @@ from errors import UserError
 from metrics import evaluate_reconstruction
 from models import build_model, save_model
 from models.checkpoint import MODEL_FILE
-from neurons import set_backend
+from neurons import LIF, set_backend
 from provenance import provenance
 from training.config import Config
 from training.device import describe_backend, peak_memory_bytes, resolve_backend, resolve_device
@@ -74,7 +74,8 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
     if run.epoch >= config.epochs:
         print(f"nothing to do: {run.folder} has {run.epoch} epochs; --epochs for more, --fresh to start over")
         return run.folder
-    print(describe_backend(config.backend, run.device), flush=True)
+    if any(isinstance(module, LIF) for module in run.model.modules()):
+        print(describe_backend(config.backend, run.device), flush=True)
     runtime = {f: config.to_dict()[f] for f in config.to_dict() if f not in config.identity()}
     start = {"runtime": runtime, "epoch": run.epoch} | provenance(run.device)
     with run_lock(run.folder), stop_request(deadline) as request:

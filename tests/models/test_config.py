@@ -18,6 +18,7 @@ from models import MODELS, ModelConfig, build_model
         ("v_threshold", 0.0),
         ("v_threshold", float("nan")),
         ("decay", 1.0),
+        ("decay", 0.0),
         ("decay", -0.1),
         ("lif_surrogate", "sigmoid"),
         ("sampler_surrogate", "sigmoid"),
@@ -37,16 +38,18 @@ def test_a_dictionary_through_json_gives_the_same_config() -> None:
     assert again.image_size == 8
 
 
-@pytest.mark.parametrize("change", [{"drop": "decay"}, {"add": "colour"}])
-def test_a_dictionary_with_other_fields_is_refused_by_name(change: dict[str, str]) -> None:
-    values = ModelConfig().to_dict()
-    values.pop(change.get("drop"), None)
-    values |= {change["add"]: 1} if "add" in change else {}
-    with pytest.raises(UserError, match=next(iter(change.values()))):
-        ModelConfig.from_dict(values)
+def test_a_dictionary_with_unknown_fields_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="colour"):
+        ModelConfig.from_dict(ModelConfig().to_dict() | {"colour": 1})
 
 
-@pytest.mark.parametrize("values", [{"decay": 0.0}, {"decay": 0}, {"v_threshold": 1}])
+def test_a_field_that_an_older_file_lacks_takes_its_default() -> None:
+    values = ModelConfig(latent_dim=3).to_dict()
+    del values["n_candidates"]
+    assert ModelConfig.from_dict(values) == ModelConfig(latent_dim=3)
+
+
+@pytest.mark.parametrize("values", [{"decay": 1e-6}, {"decay": 0.999}, {"v_threshold": 1}])
 def test_every_leak_and_threshold_that_the_config_allows_builds(values: dict[str, float]) -> None:
     build_model(ModelConfig(widths=(8, 16), latent_dim=3, **values))
 
