@@ -89,9 +89,10 @@ class RunLog:
     def epoch(self, row: dict[str, float]) -> None:
         """Log one epoch's numbers and print the headline."""
         self.metrics.append(row)
+        distance = next(name for name in ("mmd", "kl") if f"train_{name}" in row)
         print(
             f"epoch {row['epoch']:4d}  train {row['train_reconstruction']:.5f}  test {row['test_reconstruction']:.5f}"
-            f"  loss {row['train_loss']:.5f}  {row['images_per_second']:.0f} img/s",
+            f"  {distance} {row[f'train_{distance}']:.4f}  {row['images_per_second']:.0f} img/s",
             flush=True,
         )
         for name, value in row.items():

@@ -18,6 +18,8 @@ SAME_IN_EVERY_RUN = {
     "mmd_weight": 0.001,
     "n_steps": 16,
     "train_images": None,
+    "distance": "mmd",
+    "n_candidates": 20,
 }
 PAPER = {
     "epochs": 300,
@@ -64,6 +66,42 @@ def test_code_presets(dataset: str) -> None:
     actual = identity(preset(dataset, variant="code"))
     assert actual.pop("lr") == pytest.approx(expected.pop("lr"), rel=1e-12)
     assert actual == expected
+
+
+# Reference, sections 4 and 5: the other models as their authors trained them, FSVAE and TAID as ESVAE's did again.
+OTHERS = {
+    ("fsvae", "mnist"): {"batch_size": 250, "lr": 1e-3, "epochs": 150, "mmd_weight": 1.0, "weight_decay": 0.001},
+    ("fsvae", "cifar10"): {"batch_size": 250, "lr": 1e-3, "epochs": 300, "horizontal_flip": True},
+    ("fsvae", "celeba"): {"batch_size": 64, "lr": 2.56e-4, "epochs": 150, "latent_dim": 128},
+    ("taid", "fashion_mnist"): {"batch_size": 250, "lr": 1e-3, "epochs": 150, "n_candidates": 20},
+    ("ann_vae", "cifar10"): {"batch_size": 250, "lr": 1e-3, "weight_decay": 0.01, "horizontal_flip": False},
+    ("ann_vae", "celeba"): {"batch_size": 250, "lr": 1e-3, "epochs": 150, "horizontal_flip": True},
+}
+
+
+@pytest.mark.parametrize(("model", "dataset"), OTHERS)
+def test_presets_of_the_other_models(model: str, dataset: str) -> None:
+    actual = identity(preset(dataset, model))
+    assert {name: actual[name] for name in OTHERS[model, dataset]} == OTHERS[model, dataset]
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        ("fsvae", {"lif_surrogate", "strict_threshold"}),
+        ("taid", {"lif_surrogate", "strict_threshold"}),
+        ("ann_vae", set()),
+    ],
+)
+def test_of_the_other_models_the_variant_changes_only_the_lif(model: str, dataset: str, fields: set[str]) -> None:
+    paper, code = identity(preset(dataset, model)), identity(preset(dataset, model, "code"))
+    assert {name for name in paper if paper[name] != code[name]} == fields | {"variant"}
+
+
+def test_the_number_of_epochs_is_identity_where_the_schedule_depends_on_it() -> None:
+    assert "epochs" in preset(model="fsvae").identity()
+    assert "epochs" not in preset(model="esvae").identity()
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

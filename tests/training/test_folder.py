@@ -29,6 +29,8 @@ OTHER_VALUES = {
     "lif_surrogate": "code",
     "strict_threshold": True,
     "sampler_surrogate": "code",
+    "distance": "kl",
+    "n_candidates": 3,
     "horizontal_flip": False,
     "drop_last": False,
     "train_images": 1000,
