@@ -52,7 +52,10 @@ def main(argv: list[str]) -> None:
     record, pictures = evaluate(request)
     print(as_text(comparison(record)))
     measured = record["reconstruction_loss"]
-    print(f"\nreconstruction_loss {measured['value']:.6f}: {measured['protocol']}, {record['epoch_rule']}")
+    print(
+        f"\nreconstruction_loss {measured['value']:.6f}: {measured['protocol']}, {record['epoch_rule']}; "
+        f"LIF backend {record['lif_backend']}"
+    )
     file = a.json or request.output / "evaluation.json"
     write_atomically(file, (json.dumps(record, indent=2) + "\n").encode())
     for path in [file, *save_pictures(pictures, request.output)]:

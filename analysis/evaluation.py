@@ -81,6 +81,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "config": run.get("config"),
         "model": model.config.to_dict(),
         "seed": request.seed,
+        "lif_backend": resolve_backend(request.backend, device),
     }
     return record | provenance(device), draw(model, test, request.seed)
 

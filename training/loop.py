@@ -77,7 +77,8 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
     if any(isinstance(module, LIF) for module in run.model.modules()):
         print(describe_backend(config.backend, run.device), flush=True)
     runtime = {f: config.to_dict()[f] for f in config.to_dict() if f not in config.identity()}
-    start = {"runtime": runtime, "epoch": run.epoch} | provenance(run.device)
+    backend = resolve_backend(config.backend, run.device)
+    start = {"runtime": runtime, "lif_backend": backend, "epoch": run.epoch} | provenance(run.device)
     with run_lock(run.folder), stop_request(deadline) as request:
         start_run(config, [*starts, start], fresh)
         log = RunLog(run.folder, run.epoch, config.tensorboard)

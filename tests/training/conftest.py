@@ -91,9 +91,9 @@ def results() -> Callable[[Path], dict[str, Any]]:
         with (folder / "metrics.csv").open(newline="") as file:
             metrics = [{k: v for k, v in row.items() if k not in VOLATILE} for row in csv.DictReader(file)]
         images = {file.name: file.read_bytes() for file in sorted((folder / "images").iterdir())}
-        return {"weights": weights, "metrics": metrics, "images": images} | {
-            "rates": (folder / "firing_rates.csv").read_text()
-        }
+        rates = folder / "firing_rates.csv"  # an ANN has none
+        rates_text = rates.read_text() if rates.exists() else ""
+        return {"weights": weights, "metrics": metrics, "images": images, "rates": rates_text}
 
     return read
 

@@ -201,6 +201,30 @@ def test_a_deadline_stops_the_run_and_it_goes_on(train: Callable, same: Callable
     same()
 
 
+@pytest.mark.parametrize("model", ["fsvae", "taid", "ann_vae"])
+def test_the_other_models_go_on_exactly_too(
+    train: Callable, after_step: Callable, results: Callable, tmp_path: Path, model: str
+) -> None:
+    # FSVAE and TAID feed z back, update their statistics many times a step, and flip coins that depend on the epoch.
+    small = ("--model", model, "--latent-dim", "4", "--train-images", "13", "--n-steps", "7", "--epochs", "2")
+    assert train(*small, "--name", "undisturbed") == 0
+    after_step(4, send(signal.SIGTERM))
+    assert train(*small) == 143
+    assert position(tmp_path / "run") == (1, 1)
+    assert train(*small) == 0
+    assert results(tmp_path / "run") == results(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(("model", "code"), [("fsvae", 2), ("ann_vae", 0)])
+def test_the_number_of_epochs_is_fixed_where_the_schedule_depends_on_it(
+    train: Callable, capsys: pytest.CaptureFixture, model: str, code: int
+) -> None:
+    small = ("--model", model, "--latent-dim", "2", "--train-images", "5", "--n-steps", "1")
+    assert train(*small, "--epochs", "1") == 0
+    assert train(*small, "--epochs", "2") == code
+    assert ("epochs 1 -> 2" in capsys.readouterr().err) == bool(code)
+
+
 class LateRequest(StopRequest):
     """Says no so many times and then yes: a signal that comes between two looks."""
 
