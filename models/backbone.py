@@ -1,7 +1,7 @@
 """Spiking encoder and decoder, shared by all spiking VAEs and parametrised by their widths (Sec. IV-B1).
 
-Time is the first axis everywhere: [T, N, ...]. Encoder and decoder reset their neurons at the start of every
-call, so no caller can forget to.
+Time is the first axis everywhere: [T, N, ...]. Encoder and decoder reset their neurons at the start of every call,
+so no caller can forget to, and let go of the autograd graph at its end, so that a model can be copied at any time.
 """
 
 from itertools import pairwise
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ModelConfig
-from neurons import LIF, ThresholdDependentBatchNorm, lif_surrogate, reset_state
+from neurons import LIF, ThresholdDependentBatchNorm, detach_state, lif_surrogate, reset_state
 
 BOTTOM_SIZE = 2  # height and width of the deepest feature map
 READOUT_DECAY = 0.8
@@ -83,7 +83,9 @@ class Encoder(nn.Module):
         spikes = first.forward_constant(images.contiguous(memory_format=torch.channels_last), self.n_steps)
         for block in rest:
             spikes = block(spikes)
-        return self.to_latent(spikes.flatten(2))
+        spikes = self.to_latent(spikes.flatten(2))
+        detach_state(self)
+        return spikes
 
 
 class Decoder(nn.Module):
@@ -109,6 +111,7 @@ class Decoder(nn.Module):
         spikes = self.from_latent(z).unflatten(2, self.bottom)
         for block in self.blocks:
             spikes = block(spikes)
+        detach_state(self)
         return torch.tanh(self.readout(spikes))
 
 

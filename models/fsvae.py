@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from losses import bernoulli_kl, psp_mmd, reconstruction_loss
 from models.backbone import Decoder, Encoder, MembraneReadout, SpikingBlock
 from models.config import ModelConfig
-from neurons import reset_state
+from neurons import detach_state, reset_state
 
 TDBN_ALPHA = 2.0  # of the posterior and prior networks
 KL_WEIGHT = 1e-4
@@ -92,12 +92,11 @@ class FSVAE(nn.Module):
 
     def posterior(self, x_spikes: Tensor, z: Tensor) -> Tensor:
         """x_e and z [T, N, D] -> candidates q [T, N, D, k]; step t sees x_e[t] and z[t-1]. No gradient into z."""
-        reset_state(self.posterior_network)
-        return self.posterior_network(torch.cat([x_spikes, previous(z.detach())], dim=-1))
+        return from_rest(self.posterior_network, torch.cat([x_spikes, previous(z.detach())], dim=-1))
 
     def prior(self, z: Tensor) -> Tensor:
         """z [T, N, D] -> candidates p [T, N, D, k]; step t sees z[t-1]. No gradient into z."""
-        return self._prior(previous(z.detach()))
+        return from_rest(self.prior_network, previous(z.detach()))
 
     def decode(self, z: Tensor) -> Tensor:
         """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
@@ -161,10 +160,6 @@ class FSVAE(nn.Module):
             z[t] = choose(q, index[t : t + 1])[0]
         return z
 
-    def _prior(self, inputs: Tensor) -> Tensor:
-        reset_state(self.prior_network)
-        return self.prior_network(inputs)
-
     def _scheduled_prior(self, z: Tensor, generator: Generator | None) -> Tensor:
         """The prior, some of its inputs replaced by its own draws: one coin per step for the whole batch."""
         inputs = previous(z)
@@ -172,15 +167,23 @@ class FSVAE(nn.Module):
         for t in range(FIRST_SCHEDULED_STEP, len(z) - 1):
             if coins[t] < self.scheduled_sampling:
                 with torch.no_grad():
-                    rate = self._prior(inputs)[t].mean(-1)
+                    rate = from_rest(self.prior_network, inputs)[t].mean(-1)
                 noise = torch.randn(rate.shape, generator=generator, device=rate.device, dtype=rate.dtype)
                 inputs[t + 1] = (rate + PRIOR_NOISE * noise > 0.5).to(inputs)
-        return self._prior(inputs)
+        return from_rest(self.prior_network, inputs)
 
     def _pick(self, n: int, device: torch.device, generator: Generator | None) -> Tensor:
         """Which candidate each latent unit takes at each step, [T, n, D]."""
         shape = (self.config.n_steps, n, self.config.latent_dim)
         return torch.randint(self.config.n_candidates, shape, generator=generator, device=device)
+
+
+def from_rest(network: LatentNetwork, x_seq: Tensor) -> Tensor:
+    """All steps at once, from membranes at rest: [T, N, in] -> candidates [T, N, D, k]."""
+    reset_state(network)
+    candidates = network(x_seq)
+    detach_state(network)
+    return candidates
 
 
 def previous(z: Tensor) -> Tensor:

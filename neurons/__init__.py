@@ -1,6 +1,6 @@
 """Spiking neurons: LIF, tdBN, the Poisson sampler and their surrogate gradients. Knows nothing of VAEs."""
 
-from neurons.lif import BACKENDS, LIF, reset_state, set_backend
+from neurons.lif import BACKENDS, LIF, detach_state, reset_state, set_backend
 from neurons.poisson import PoissonSampler
 from neurons.surrogate import Rectangular, lif_surrogate, sampler_surrogate
 from neurons.tdbn import ThresholdDependentBatchNorm
@@ -11,6 +11,7 @@ __all__ = [
     "PoissonSampler",
     "Rectangular",
     "ThresholdDependentBatchNorm",
+    "detach_state",
     "lif_surrogate",
     "reset_state",
     "sampler_surrogate",

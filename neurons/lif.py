@@ -206,6 +206,11 @@ def reset_state(module: nn.Module) -> None:
     functional.reset_net(module)
 
 
+def detach_state(module: nn.Module) -> None:
+    """Keep every membrane potential below `module` but let go of the graph that made it, and of its memory."""
+    functional.detach_net(module)
+
+
 def set_backend(module: nn.Module, backend: str) -> None:
     """Let every LIF below `module` run on `backend` (one of BACKENDS).
 
