@@ -104,9 +104,7 @@ def test_cuda_kernels_compile_for_an_h100(variant: str, dtype: str) -> None:
         options = [b"--gpu-architecture=sm_90", f"-I{include}".encode()]
         (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         _, size = nvrtc.nvrtcGetProgramLogSize(program)
-        log = bytes(
-            size + 2
-        )  # NVRTC writes into it: it must be no bytes object that Python shares, as those of length 1
+        log = bytes(size + 2)  # NVRTC writes into it, and Python shares bytes of length 1
         nvrtc.nvrtcGetProgramLog(program, log)
         assert result == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode()
 
