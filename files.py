@@ -60,4 +60,6 @@ def read_torch_file(path: str | Path) -> Any:
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         return "it holds other things than tensors and plain values"  # PyTorch's text advises to run the file's code
-    return str(error).partition("\n")[0] if isinstance(error, OSError | RuntimeError) else type(error).__name__
+    if not isinstance(error, OSError | RuntimeError):
+        return type(error).__name__
+    return str(error).partition("\n")[0][:80]  # PyTorch adds paragraphs of advice
