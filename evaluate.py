@@ -7,7 +7,6 @@ Prints the reconstruction loss beside the paper's rows and two baselines; writes
 grids into the run folder (for a model file: into runs/evaluation-<name>/).
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import tyro
 from analysis.evaluation import Evaluation, evaluate, save_pictures
 from analysis.tables import as_text, comparison
 from cli import run_program
-from files import write_atomically
+from files import write_json
 from training.config import Backend, Dataset
 from training.device import keep_freed_memory
 
@@ -41,7 +40,7 @@ class Arguments:
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = "auto"
-    """what runs the LIF neurons; auto takes scan"""
+    """what runs the LIF neurons; auto takes native on a CPU with a C compiler, else scan"""
 
 
 def main(argv: list[str]) -> None:
@@ -57,7 +56,7 @@ def main(argv: list[str]) -> None:
         f"LIF backend {record['lif_backend']}"
     )
     file = a.json or request.output / "evaluation.json"
-    write_atomically(file, (json.dumps(record, indent=2) + "\n").encode())
+    write_json(file, record)
     for path in [file, *save_pictures(pictures, request.output)]:
         print(path)
 

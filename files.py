@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one, and reading files that may be anything."""
 
+import json
 import os
 import pickle
 import tempfile
@@ -36,6 +37,11 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         raise
+
+
+def write_json(path: str | Path, record: dict[str, Any]) -> None:
+    """Write `record` as indented JSON, atomically; errors as `write_atomically`."""
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _umask() -> int:

@@ -1,6 +1,5 @@
 """Work rows of experiments.toml off: train, evaluate, write result, weights, card and pictures."""
 
-import json
 import math
 import shutil
 import time
@@ -13,7 +12,7 @@ import torch
 from analysis.evaluation import Evaluation, evaluate, save_pictures
 from analysis.experiments import Places, Row, read_result
 from errors import UserError
-from files import write_atomically
+from files import write_atomically, write_json
 from models import load_model, read_metadata, save_model
 from models.checkpoint import MODEL_FILE
 from training.log import METRICS_FILE
@@ -103,7 +102,7 @@ def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dic
         "training_seconds": round(float(log["seconds"].sum()), 1),
         "images_per_second": round(float(log["images_per_second"].iloc[-1]), 1),
     }
-    _write_json(places.results / f"{row.name}.json", record)
+    write_json(places.results / f"{row.name}.json", record)
     shutil.copy(folder / METRICS_FILE, places.results / f"{row.name}-{METRICS_FILE}")
     write_atomically(weights.with_suffix(".md"), card(record).encode())
     if row.dataset not in PRIVATE_IMAGES:
@@ -161,8 +160,4 @@ def _write_failure(row: Row, places: Places, error: UserError) -> None:
     """A failure is a result too, unless there is a better one."""
     if _epochs_done(row, places) == 0:
         record = {"name": row.name, "status": "failed", "epochs": 0, "error": str(error)}
-        _write_json(places.results / f"{row.name}.json", record)
-
-
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+        write_json(places.results / f"{row.name}.json", record)

@@ -8,7 +8,6 @@ and the peak memory. Needs no data set: the images are random, and loading them 
 a minute; more where a single step takes longer than --seconds. Run it on a machine that does nothing else.
 """
 
-import json
 import math
 import statistics
 import sys
@@ -24,7 +23,7 @@ from torch import Generator, nn
 
 from cli import run_program
 from errors import UserError
-from files import write_atomically
+from files import write_json
 from models import build_model
 from neurons import set_backend
 from provenance import provenance
@@ -58,7 +57,7 @@ class Benchmark:
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = "auto"
-    """what runs the LIF neurons; auto takes scan"""
+    """what runs the LIF neurons; auto takes native on a CPU with a C compiler, else scan"""
     repeats: int = 5
     """measurements; the median counts"""
     warmup: int = 3
@@ -266,7 +265,7 @@ def main(argv: list[str]) -> None:
     print(throughput)
     if a.json is not None:
         record = throughput.to_dict() | {"cpu_idle_fraction_before": idle} | record
-        write_atomically(a.json, (json.dumps(record, indent=2) + "\n").encode())
+        write_json(a.json, record)
         print(a.json)
 
 

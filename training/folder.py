@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from files import write_atomically
+from files import write_json
 from training.config import Config
 
 CONFIG_FILE, LOCK_FILE = "config.json", ".lock"
@@ -54,8 +54,7 @@ def start_run(config: Config, starts: list[dict[str, Any]], fresh: bool) -> Path
     if fresh:
         for file in (*(folder / name for name in OWN_FILES), *(f for p in OWN_PATTERNS for f in folder.glob(p))):
             file.unlink(missing_ok=True)
-    content = json.dumps({"config": config.to_dict(), "starts": starts}, indent=2) + "\n"
-    write_atomically(folder / CONFIG_FILE, content.encode())
+    write_json(folder / CONFIG_FILE, {"config": config.to_dict(), "starts": starts})
     return folder
 
 

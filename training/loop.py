@@ -30,7 +30,7 @@ FETCH_EVERY = 20  # steps between fetching losses from the device, which waits f
 
 @dataclass
 class Run:
-    """What a run holds in memory. `position` counts finished epochs and steps; see RunState."""
+    """What a run holds in memory. `epoch`, `step`, `sums` and `seconds` are those of RunState."""
 
     config: Config
     folder: Path
@@ -76,7 +76,8 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         return run.folder
     if any(isinstance(module, LIF) for module in run.model.modules()):
         print(describe_backend(config.backend, run.device), flush=True)
-    runtime = {f: config.to_dict()[f] for f in config.to_dict() if f not in config.identity()}
+    identity = config.identity()
+    runtime = {name: value for name, value in config.to_dict().items() if name not in identity}
     backend = resolve_backend(config.backend, run.device)
     start = {"runtime": runtime, "lif_backend": backend, "epoch": run.epoch} | provenance(run.device)
     with run_lock(run.folder), stop_request(deadline) as request:
