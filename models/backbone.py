@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ModelConfig
-from neurons import LIF, ThresholdDependentBatchNorm, detach_state, lif_surrogate, reset_state
+from neurons import LIF, ThresholdDependentBatchNorm, detach_state, lif_surrogate, reset_state, spike_conv
 
 BOTTOM_SIZE = 2  # height and width of the deepest feature map
 READOUT_DECAY = 0.8
@@ -33,9 +33,10 @@ class SpikingBlock(nn.Module):
         self.lif = make_lif(config)
 
     def forward(self, x_seq: Tensor) -> Tensor:
-        """[T, N, ...] -> spikes [T, N, ...]."""
-        current = self._current(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
-        return self._fire(current)
+        """[T, N, ...] -> spikes [T, N, ...]. A convolution's input must be spikes."""
+        x = x_seq.flatten(0, 1)
+        current = spike_conv(self.synapse, x) if self._looks_sums_up(x) else self._current(x)
+        return self._fire(current.unflatten(0, x_seq.shape[:2]))
 
     def forward_constant(self, x: Tensor, n_steps: int) -> Tensor:
         """[N, ...], the same input at every step -> spikes [T, N, ...]. Synapse and tdBN run once."""
@@ -44,6 +45,11 @@ class SpikingBlock(nn.Module):
     def _fire(self, current: Tensor, n_repeats: int = 1) -> Tensor:
         """tdBN and LIF of a current [T, N, ...], or of [1, N, ...] that is the same at n_repeats steps."""
         return self.lif(current, self.norm, self.synapse.bias, n_repeats)
+
+    def _looks_sums_up(self, x: Tensor) -> bool:
+        """Whether the CPU kernel for spikes takes the convolution."""
+        is_conv = isinstance(self.synapse, (nn.Conv2d, nn.ConvTranspose2d))
+        return is_conv and self.lif.backend == "native" and x.dtype == self.synapse.weight.dtype == torch.float32
 
     def _current(self, x: Tensor) -> Tensor:
         """The synapse without its bias, which tdBN takes in: summing a bias gradient is slow, and this one is zero."""

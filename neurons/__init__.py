@@ -2,6 +2,7 @@
 
 from neurons.lif import BACKENDS, LIF, detach_state, reset_state, set_backend
 from neurons.poisson import PoissonSampler
+from neurons.spike_convolution import spike_conv
 from neurons.surrogate import Rectangular, lif_surrogate, sampler_surrogate
 from neurons.tdbn import ThresholdDependentBatchNorm
 
@@ -16,4 +17,5 @@ __all__ = [
     "reset_state",
     "sampler_surrogate",
     "set_backend",
+    "spike_conv",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from neurons.fused import native_lif, native_norm_lif
-from neurons.native import native_obstacle
+from neurons.library import native_obstacle
 from neurons.scan import LIFConstants, lif_scan
 from neurons.surrogate import Rectangular
 from neurons.tdbn import ThresholdDependentBatchNorm

@@ -5,13 +5,11 @@ every pass walks through blocks of them that stay in the cache for all steps: ma
 Blocks begin at channel 0; a per-channel vector is laid out once as a tile as long as a block, so that inner loops
 run over plain arrays and vectorise. The same thread count gives the same sums, bit by bit. */
 
-#include <math.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "threads.h"
 
-enum { BLOCK_NEURONS = 1024, ROWS_PER_FOLD = 32, SHIFT_ROWS = 256, MAX_THREADS = 256 };
+#include <math.h>
+
+enum { BLOCK_NEURONS = 1024, ROWS_PER_FOLD = 32, SHIFT_ROWS = 256 };
 
 typedef struct {
     int64_t n_steps, n_neurons, n_channels;
@@ -26,8 +24,6 @@ typedef struct {
 #define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
 #endif
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* Length of a tile: whole pixels, about BLOCK_NEURONS. */
 static int64_t tile_length(int64_t n_channels) {
     return n_channels < BLOCK_NEURONS ? BLOCK_NEURONS / n_channels * n_channels : n_channels;
@@ -36,55 +32,6 @@ static int64_t tile_length(int64_t n_channels) {
 static const float *fill_tile(float *tile, const float *channels, int64_t n_channels, int64_t length) {
     for (int64_t i = 0; i < length; i += n_channels) memcpy(tile + i, channels, n_channels * sizeof *tile);
     return tile;
-}
-
-/* ---- threads: each gets one run of items and its own zeroed scratch ---- */
-
-typedef void Work(const void *job, int64_t first, int64_t last, void *scratch);
-
-typedef struct {
-    Work *work;
-    const void *job;
-    int64_t first, last;
-    void *scratch;
-    pthread_t thread;
-    int started;
-} Share;
-
-static void *run_share(void *argument) {
-    Share *share = argument;
-    share->work(share->job, share->first, share->last, share->scratch);
-    return NULL;
-}
-
-static int64_t clamp_threads(int64_t n_threads, int64_t n_items) {
-    n_threads = smaller(smaller(n_threads, n_items), MAX_THREADS);
-    return n_threads < 1 ? 1 : n_threads;
-}
-
-/* The calling thread takes the last share, and every share whose thread cannot be started. */
-static void run_threads(Work *work, const void *job, int64_t n_items, int64_t n_threads, char *scratch, size_t bytes) {
-    Share shares[MAX_THREADS];
-    for (int64_t k = 0; k < n_threads; k++) {
-        Share *share = &shares[k];
-        share->work = work;
-        share->job = job;
-        share->first = n_items * k / n_threads;
-        share->last = n_items * (k + 1) / n_threads;
-        share->scratch = scratch + k * bytes;
-        share->started = k + 1 < n_threads && pthread_create(&share->thread, NULL, run_share, share) == 0;
-        if (!share->started) run_share(share);
-    }
-    for (int64_t k = 0; k < n_threads; k++)
-        if (shares[k].started) pthread_join(shares[k].thread, NULL);
-}
-
-static char *allocate_scratch(int64_t n_threads, size_t *bytes) {
-    void *scratch = NULL;
-    *bytes = (*bytes + 63) / 64 * 64; /* one cache line never serves two threads */
-    if (posix_memalign(&scratch, 64, n_threads * *bytes)) return NULL;
-    memset(scratch, 0, n_threads * *bytes);
-    return scratch;
 }
 
 /* sums[c] = sum over threads and tiles of the double accumulators that start each thread's scratch, `skip` on. */

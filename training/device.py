@@ -1,6 +1,7 @@
 """Where a run computes: device, LIF backend, memory."""
 
 import ctypes
+import os
 import resource
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 
 from errors import UserError
-from neurons.native import native_available, native_obstacle
+from neurons.library import native_available, native_obstacle
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
@@ -71,11 +72,13 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks instead of returning each to the kernel.
+    """Tell glibc to keep freed blocks instead of returning each to the kernel, and PyTorch to ask for huge pages.
 
     Training frees and asks again for the same hundreds of megabytes every step; fresh pages cost a fault each,
-    a third of a step's time. Elsewhere than on glibc this does nothing. For the process, so for programs to call.
+    a third of a step's time. Elsewhere than on glibc this does nothing. For the process, so for programs to call,
+    before the first tensor: PyTorch looks at the variable once.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):

@@ -22,7 +22,7 @@ from benchmarks.throughput import (
 from cli import run_program
 from errors import UserError
 from neurons import LIF
-from neurons.native import native_available
+from neurons.library import native_available
 
 TINY_BENCHMARK = Benchmark("digits", batch_size=4, n_steps=2, repeats=2, warmup=1, seconds=0.02, device="cpu")
 TINY = [part for name, value in vars(TINY_BENCHMARK).items() for part in (f"--{name.replace('_', '-')}", str(value))]

@@ -9,7 +9,7 @@ from losses import mmd2
 from models import ESVAE, WIDTHS, ModelConfig, build_model
 from models.backbone import SpikingBlock
 from neurons import LIF, reset_state, set_backend
-from neurons.native import native_obstacle
+from neurons.library import native_obstacle
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from neurons import LIF, lif, lif_surrogate
-from neurons.native import native_obstacle
+from neurons.library import native_obstacle
 
 # Just enough of CUDA for SpikingJelly's kernels. A half2 intrinsic rounds each half once.
 CUDA_ON_CPU = """

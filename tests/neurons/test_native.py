@@ -10,8 +10,9 @@ from torch import Generator, Tensor, nn
 from errors import UserError
 from models import ModelConfig, build_model
 from models.backbone import SpikingBlock
-from neurons import LIF, ThresholdDependentBatchNorm, lif_surrogate, native, reset_state, set_backend
-from neurons.native import channel_statistics, channels_last, native_obstacle
+from neurons import LIF, ThresholdDependentBatchNorm, library, lif_surrogate, reset_state, set_backend
+from neurons.library import native_obstacle
+from neurons.native import channel_statistics, channels_last
 
 pytestmark = pytest.mark.skipif(bool(native_obstacle()), reason=native_obstacle() or "-")
 
@@ -198,7 +199,7 @@ def test_the_backward_pass_keeps_nothing_large_but_the_input(rng: Generator) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_run_as_scan(dtype: torch.dtype, rng: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_library", lambda: pytest.fail("C code called"))
+    monkeypatch.setattr(library, "_library", lambda: pytest.fail("C code called"))
     x = torch.randn((3, 2, 5), generator=rng).to(dtype)
     assert torch.equal(make_lif("native", "paper")(x), make_lif("scan", "paper")(x))
 
@@ -222,7 +223,7 @@ def test_output_monitor_sees_the_spikes_of_every_layer(backend: str, rng: Genera
     block = SpikingBlock(nn.Conv2d(2, 5, 3), 5, ModelConfig())
     set_backend(block, backend)
     records = monitor.OutputMonitor(block, LIF)
-    spikes = block(torch.rand((3, 2, 2, 6, 6), generator=rng))
+    spikes = block(torch.rand((3, 2, 2, 6, 6), generator=rng).round())
     reset_state(block)
     constant = block.forward_constant(torch.rand((2, 2, 6, 6), generator=rng), 3)
     assert [torch.equal(seen, sent) for seen, sent in zip(records.records, (spikes, constant), strict=True)] == [

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from errors import UserError
-from neurons import LIF, lif_surrogate, native
-from neurons.native import native_available, native_obstacle
+from neurons import LIF, library, lif_surrogate
+from neurons.library import native_available, native_obstacle
 from training.device import describe_backend, resolve_backend
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
-needs_compiler = pytest.mark.skipif(not any(map(shutil.which, native.COMPILERS)), reason="no C compiler")
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, library.COMPILERS)), reason="no C compiler")
 
 
 def forget() -> None:
     native_obstacle.cache_clear()
-    native._library.cache_clear()
+    library._library.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def set_failure(kind: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
     elif kind == "unknown CC":
         monkeypatch.setenv("CC", "no-such-compiler -O2")
     elif kind == "failing build":
-        monkeypatch.setattr(native, "FLAGS", ("--no-such-flag",))
+        monkeypatch.setattr(library, "FLAGS", ("--no-such-flag",))
     elif kind == "no cache folder":
         cache.write_text("a file where the folder should be")
 
@@ -56,7 +56,7 @@ FAILURES = {
 def test_where_it_cannot_be_built_auto_takes_scan_and_native_is_an_error(
     kind: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind in ("failing build", "no cache folder") and not any(map(shutil.which, native.COMPILERS)):
+    if kind in ("failing build", "no cache folder") and not any(map(shutil.which, library.COMPILERS)):
         pytest.skip("no C compiler")
     set_failure(kind, cache, monkeypatch)
     assert not native_available()
@@ -86,11 +86,11 @@ def test_another_processor_or_source_has_its_own_library(
 ) -> None:
     assert native_available()
     if what == "source":
-        changed = tmp_path / "native.c"
-        changed.write_text(native.SOURCE.read_text() + "\n")
-        monkeypatch.setattr(native, "SOURCE", changed)
+        for path in (*library.HEADERS, *library.SOURCES):
+            (tmp_path / path.name).write_text(path.read_text() + "\n")
+        monkeypatch.setattr(library, "SOURCES", tuple(tmp_path / path.name for path in library.SOURCES))
     else:
-        monkeypatch.setattr(native, what, lambda: "another processor")
+        monkeypatch.setattr(library, what, lambda: "another processor")
     forget()
     assert native_available() and len(list(cache.iterdir())) == 2
 
@@ -98,8 +98,8 @@ def test_another_processor_or_source_has_its_own_library(
 @needs_compiler
 def test_a_damaged_library_is_built_again(cache: Path) -> None:
     cache.mkdir()
-    command = [*native._compiler(), *native.FLAGS]
-    (cache / f"native-{native._key(command)}.so").write_bytes(b"half a file")
+    command = [*library._compiler(), *library.FLAGS]
+    (cache / f"native-{library._key(command)}.so").write_bytes(b"half a file")
     assert native_available()
 
 

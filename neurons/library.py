@@ -1,0 +1,155 @@
+"""Compiles the C code of this folder with the system's C compiler on first use, and keeps and loads the library.
+
+The library holds instructions of this machine's processor, so its file name is a hash of sources, compiler, flags
+and processor: another machine that shares the folder builds its own.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from ctypes import c_int
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "spike_convolution.c"))
+HEADERS = (Path(__file__).with_name("threads.h"),)
+# No -ffast-math, and fused multiply-add only where native.c says so: membranes round as PyTorch's do.
+FLAGS = ("-std=c99", "-D_POSIX_C_SOURCE=200112L", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math")
+FLAGS += ("-ffp-contract=off", "-fPIC", "-shared", "-pthread")
+LIBRARIES = ("-lm",)
+COMPILERS = ("cc", "gcc", "clang")
+BUILD_SECONDS = 120
+_NOT_SPIKES = 2  # error code of spike_convolution.c
+VALUES_PER_THREAD = 1 << 16  # starting a thread costs about as much as computing so many values
+
+
+class NativeUnavailable(Exception):
+    """The library cannot be built or loaded here; the message is one line and says why."""
+
+
+def native_available() -> bool:
+    """Whether the library is there, building it if need be (about a second, once per machine)."""
+    return not native_obstacle()
+
+
+@functools.cache
+def native_obstacle() -> str:
+    """Why the library cannot be built or loaded here, in one line; empty if it can."""
+    try:
+        _library()
+    except NativeUnavailable as error:
+        return str(error)
+    return ""
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    command = [*_compiler(), *FLAGS]
+    path = _cache_folder() / f"native-{_key(command)}.so"
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # not built yet, or damaged
+        _build(command, path)
+        library = _load(path)
+    return library
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NativeUnavailable(f"cannot load {path}: {error}") from error
+
+
+def _compiler() -> list[str]:
+    """$CC, which may hold options, or the first C compiler found."""
+    chosen = shlex.split(os.environ.get("CC", ""))
+    for name in chosen[:1] or COMPILERS:
+        if found := shutil.which(name):
+            return [found, *chosen[1:]]
+    missing = f"$CC is {chosen[0]!r}, which is not a program" if chosen else "there is no C compiler (cc, gcc, clang)"
+    raise NativeUnavailable(missing)
+
+
+def _cache_folder() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spiking-vae"
+    except RuntimeError as error:
+        raise NativeUnavailable("there is no home folder to keep the library in; set $XDG_CACHE_HOME") from error
+
+
+def _key(command: list[str]) -> str:
+    version = _run([*command[:1], "--version"])
+    sources = [path.read_text() for path in (*HEADERS, *SOURCES)]
+    parts = [*sources, *command, *LIBRARIES, version, platform.system(), platform.machine(), _processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What tells apart processors with different instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _build(command: list[str], path: Path) -> None:
+    """Compile to a temporary name first: two processes may build at once, and neither loads half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".native-", suffix=".so")
+    except OSError as error:
+        raise NativeUnavailable(f"cannot write to {path.parent}: {error.strerror}") from error
+    os.close(descriptor)
+    try:
+        _run([*command, *map(str, SOURCES), "-o", temporary, *LIBRARIES])
+        os.replace(temporary, path)
+    except OSError as error:
+        raise NativeUnavailable(f"cannot write to {path.parent}: {error.strerror}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=True)
+    except subprocess.CalledProcessError as error:
+        said = " ".join((error.stderr or error.stdout).split())[:200] or f"exit code {error.returncode}"
+        raise NativeUnavailable(f"{command[0]} failed: {said}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeUnavailable(f"{command[0]} failed: {error}") from error
+    return done.stdout
+
+
+def c_function(name: str, *argument_types: Any) -> Callable[..., None]:
+    """The library's function of that name, which takes tensors where it wants pointers and returns 0 or an error.
+
+    Nothing is built or loaded before the first call, which may raise NativeUnavailable.
+    """
+
+    def call(*arguments: Any) -> None:
+        function = getattr(_library(), name)
+        function.argtypes, function.restype = argument_types, c_int
+        error = function(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+        if error == _NOT_SPIKES:
+            raise ValueError("a spike is neither 0 nor 1")
+        if error:
+            raise MemoryError(f"no memory for the scratch space of {name}")
+
+    return call
+
+
+def n_threads(n_values: int) -> int:
+    """How many threads are worth starting for so many values."""
+    return max(1, min(torch.get_num_threads(), n_values // VALUES_PER_THREAD))
