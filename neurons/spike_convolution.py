@@ -113,7 +113,8 @@ def _pack(spikes: Tensor) -> Tensor:
     """Spikes [N, C, H, W], channels_last -> [N, H, W, groups], one byte for four channels; an even number of groups."""
     n, c, h, w = spikes.shape
     packed = torch.empty((n, h, w, -(-c // 8) * 2), dtype=torch.uint8)
-    _pack_spikes(spikes, n * h * w, c, packed.shape[-1], n_threads(spikes.numel()), packed)
+    width = w if c % 8 == 0 else 1  # pixels without padding follow each other: long rows are faster
+    _pack_spikes(spikes, n * h * w // width, width * c, width * packed.shape[-1], n_threads(spikes.numel()), packed)
     return packed
 
 
