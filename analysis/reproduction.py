@@ -67,13 +67,14 @@ def run_row(row: Row, places: Places, epochs: int, device: str, deadline: float 
 
     Raises:
         UserError: training or evaluation is not possible.
-        Stopped: training was interrupted; its finished epochs, if any, are released.
+        Stopped: training was interrupted. Where the deadline did it, finished epochs are released; whoever sends
+            a signal wants the program to end now.
     """
     config = row.config(epochs, runs_dir=places.runs, device=device)
     try:
         fit(config, deadline=deadline)
-    except Stopped:
-        if _has_news(row, config.run_dir, places):
+    except Stopped as stopped:
+        if not stopped.exit_code and _has_news(row, config.run_dir, places):
             release(row, config.run_dir, places, device)
         raise
     release(row, config.run_dir, places, device)
