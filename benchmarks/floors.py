@@ -32,7 +32,7 @@ from training.device import resolve_device
 
 SECONDS, REPEATS = 0.3, 5  # of a measurement of a rate
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
-COPIED_BYTES = {"cpu": 1 << 27, "cuda": 1 << 32}  # several times what a cache holds
+COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}  # several times what a cache holds
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import floors
 from benchmarks.costs import Cost, LayerCost, layer_costs, total
-from benchmarks.floors import Arguments, Machine, copy_rate, floor, layer_table, main, matrix_rate
+from benchmarks.floors import H200, Arguments, Machine, copy_rate, floor, floor_table, layer_table, main, matrix_rate
 from benchmarks.markdown import markdown_table
 from cli import run_program
 from models import ModelConfig, build_model
@@ -22,6 +22,7 @@ T = 16
 CIFAR10 = Arguments().model_config()
 SMALL = replace(CIFAR10, image_channels=1, widths=(4, 6, 8, 10), latent_dim=5, n_steps=3, n_candidates=2)
 CPU = torch.device("cpu")
+DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
 
 # (values out of a layer, or into a transposed convolution) * weights that meet each of them, times the runs.
 BY_HAND = {
@@ -147,6 +148,14 @@ def test_columns_without_a_number_are_left_out() -> None:
     header, _, row, last = (line.replace(" ", "") for line in layer_table(layers, 2).splitlines())
     assert header == "|layer|runs|input|output|MMACforward|MBforward|"
     assert row == "|a|2|3x4|5|2.000|2.000|" and last == "|sum||||2.000|2.000|"
+
+
+def test_the_tables_in_the_documentation_are_what_the_program_prints() -> None:
+    layers = {mode: layer_costs(CIFAR10, mode, 64) for mode in ("train", "sample")}
+    tables = [layer_table(rows, 4) for rows in layers.values()]
+    for size in (2, 4):
+        tables.append(floor_table({(mode, H200): floor(total(rows), H200, size) for mode, rows in layers.items()}))
+    assert all(table in DOCUMENTATION for table in tables)
 
 
 def test_markdown_columns_line_up() -> None:
