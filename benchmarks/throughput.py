@@ -2,10 +2,13 @@
 
     python -m benchmarks.throughput --dataset cifar10 --model esvae --batch-size 64 --mode train
     python -m benchmarks.throughput --dataset cifar10 --mode sample --backend scan --json result.json
+    python -m benchmarks.throughput --compare    # every backend that runs here
+    python -m benchmarks.throughput --sweep      # how time and memory grow with batch, T, width and image size
 
 Prints backend, device, threads and versions, then the median, lowest and highest images/s of several repeats
 and the peak memory. Needs no data set: the images are random, and loading them is not timed. Takes about half
-a minute; more where a single step takes longer than --seconds. Run it on a machine that does nothing else.
+a minute; more where a single step takes longer than --seconds. --compare and --sweep measure several such points,
+each in a fresh process, in a few minutes. Run it on a machine that does nothing else.
 """
 
 import math
@@ -21,10 +24,11 @@ import torch
 import tyro
 from torch import Generator, nn
 
+from benchmarks import sweeps
 from cli import run_program
 from errors import UserError
 from files import write_json
-from models import build_model
+from models import ModelConfig, build_model
 from neurons import set_backend
 from provenance import provenance
 from training.config import Backend, Config, Dataset, Model, Variant, preset
@@ -54,6 +58,8 @@ class Benchmark:
     """images per step"""
     n_steps: int = 16
     """time steps T"""
+    width_factor: float = 1.0
+    """the preset's channels times this"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = "auto"
@@ -66,17 +72,27 @@ class Benchmark:
     """seconds that a repeat lasts, about; at least one step"""
 
     def __post_init__(self) -> None:
-        smallest_batch = 2 if self.mode == "train" else 1  # batch statistics and the MMD need a batch
-        for name, least in (("batch_size", smallest_batch), ("n_steps", 1), ("repeats", 1), ("warmup", 0)):
+        for name, least in (("batch_size", self.smallest_batch), ("n_steps", 1), ("repeats", 1), ("warmup", 0)):
             if getattr(self, name) < least:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag} must be at least {least} in mode {self.mode}, got {getattr(self, name)}")
-        if not 0 < self.seconds < math.inf:
-            raise UserError(f"--seconds must be positive and finite, got {self.seconds}")
+        for name in ("seconds", "width_factor"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}")
+
+    @property
+    def smallest_batch(self) -> int:
+        """Batch statistics and the MMD need a batch."""
+        return 2 if self.mode == "train" else 1
 
     def config(self) -> Config:
         """The run whose steps are timed: the preset, with this number of time steps."""
         return replace(preset(self.dataset, self.model, self.variant), n_steps=self.n_steps)
+
+    def model_config(self) -> ModelConfig:
+        """The model that is timed: the run's, with its widths scaled."""
+        config = self.config().model_config()
+        return replace(config, widths=tuple(round(width * self.width_factor) for width in config.widths))
 
 
 @dataclass(frozen=True)
@@ -143,7 +159,7 @@ def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     config = benchmark.config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = build_model(config.model_config()).to(device)
+        model = build_model(benchmark.model_config()).to(device)
     set_backend(model, resolve_backend(benchmark.backend, device))
     noise = Generator(device).manual_seed(SEED)
     if benchmark.mode == "sample":
@@ -223,8 +239,14 @@ class Arguments:
     """CPU threads; as many as PyTorch likes if None"""
     json: Path | None = None
     """file for the numbers"""
+    compare: bool = False
+    """measure every backend that runs here"""
+    sweep: bool = False
+    """measure at several batch sizes, time steps, widths and image sizes, each varied alone"""
 
     def __post_init__(self) -> None:
+        if self.compare and (self.sweep or self.benchmark.backend != "auto"):
+            raise UserError("--compare measures every backend at one size; leave out --sweep and --backend")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads must be at least 1, got {self.threads}")
 
@@ -234,7 +256,7 @@ def facts(benchmark: Benchmark) -> dict[str, Any]:
     device = resolve_device(benchmark.device)
     backend = resolve_backend(benchmark.backend, device)
     ran = {"device": str(device), "backend": backend, "threads": torch.get_num_threads()}
-    config = benchmark.config().model_config().to_dict()
+    config = benchmark.model_config().to_dict()
     return asdict(benchmark) | ran | {"model_config": config, "provenance": provenance(device)}
 
 
@@ -251,21 +273,30 @@ def describe(record: dict[str, Any]) -> str:
     )
 
 
+def run(a: Arguments) -> tuple[str, dict[str, Any]]:
+    """Measure one point in this process, or several in processes of their own: text and JSON-serialisable numbers."""
+    if not (a.compare or a.sweep):
+        throughput = measure(a.benchmark)
+        return str(throughput), throughput.to_dict()
+    points = sweeps.backends(a.benchmark) if a.compare else sweeps.sizes(a.benchmark)
+    results = sweeps.measure_each(points, a.threads)
+    return sweeps.to_text(results), sweeps.to_record(results)
+
+
 def main(argv: list[str]) -> None:
     """Parse, measure, print and write."""
     a = tyro.cli(Arguments, args=argv, default=Arguments(Benchmark()), description=__doc__)
     keep_freed_memory()
     if a.threads is not None:
         torch.set_num_threads(a.threads)
-    record = facts(a.benchmark)
+    record = facts(a.benchmark) | ({"backend": "each in turn"} if a.compare else {})
     print(describe(record), flush=True)
     idle = cpu_idle_fraction()
     warn_if_busy(idle)
-    throughput = measure(a.benchmark)
-    print(throughput)
+    text, numbers = run(a)
+    print(text)
     if a.json is not None:
-        record = throughput.to_dict() | {"cpu_idle_fraction_before": idle} | record
-        write_json(a.json, record)
+        write_json(a.json, numbers | {"cpu_idle_fraction_before": idle} | record)
         print(a.json)
 
 

@@ -67,6 +67,10 @@ def test_json_and_printed_lines(mode: str, tmp_path: Path, capsys: pytest.Captur
         "--warmup -1",
         "--seconds 0",
         "--seconds nan",
+        "--width-factor 0",
+        "--width-factor 0.001",
+        "--compare --sweep",
+        "--compare --backend scan",
         "--threads 0",
         "--device nonsense",
         "--device cpu --backend cupy",
@@ -99,6 +103,11 @@ def test_threads_are_set_and_recorded(threads: int, tmp_path: Path) -> None:
 def test_every_neuron_runs_on_the_backend_asked_for(backend: str, runs: str, built: list[nn.Module]) -> None:
     make_step(replace(TINY_BENCHMARK, backend=backend), CPU)
     assert {module.backend for module in built[0].modules() if isinstance(module, LIF)} == {runs}
+
+
+def test_the_width_factor_scales_the_channels_and_not_the_image(built: list[nn.Module]) -> None:
+    make_step(replace(TINY_BENCHMARK, width_factor=0.5), CPU)
+    assert built[0].config.widths == (16, 32, 64, 128) and built[0].config.image_size == 32
 
 
 def test_measuring_leaves_the_global_generator_alone() -> None:
