@@ -25,8 +25,8 @@ def _tile(n_rows, n_channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
 
 @triton.jit
 def _per_channel(vector, channel, n_channels):
-    """Values of a vector [C], to meet a tile: [1, CHANNELS]."""
-    return tl.load(vector + channel, mask=channel < n_channels, other=0.0)[None, :]
+    """Values of a vector [C], to meet a tile: [1, CHANNELS] in float32."""
+    return tl.load(vector + channel, mask=channel < n_channels, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit

@@ -133,6 +133,14 @@ def test_half_precision_rounds_the_activations_and_nothing_else(
     assert_close(found, expected, ROUNDING[dtype])
 
 
+def test_a_norm_in_bfloat16_keeps_its_types(rng: Generator) -> None:
+    x, _, norm = draw((4, 3, 20), rng, torch.bfloat16)
+    norm = norm.bfloat16().to(DEVICE)
+    make_lif("paper")(x.to(DEVICE).requires_grad_(), norm).sum().backward()
+    tensors = norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var
+    assert all(tensor.dtype == torch.bfloat16 and tensor.any() for tensor in tensors)
+
+
 @pytest.mark.parametrize("n_steps", [1, 2, 15, 16, 17, 31, 32, 33])
 def test_any_number_of_steps(reference, n_steps: int, variant: str) -> None:
     x, v, norm, expected = reference((n_steps, 3, 6), variant)
