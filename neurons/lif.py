@@ -145,21 +145,22 @@ class LIF(neuron.LIFNode):
         v = None if at_rest else self.v
         kernels = triton_kernels() if self.backend == "triton" else NATIVE
         if norm is None:
-            spikes, self.v = native_lif(x_seq, v, self._constants(), n_repeats, kernels)
+            spikes, self.v = native_lif(x_seq, v, self.constants(), n_repeats, kernels)
         else:
-            spikes, self.v = native_norm_lif(x_seq, v, self._constants(), norm, x_bias, n_repeats, kernels)
+            spikes, self.v = native_norm_lif(x_seq, v, self.constants(), norm, x_bias, n_repeats, kernels)
         return spikes
 
     def _scan(self, x_seq: Tensor) -> Tensor:
         self._check_no_trace()
-        spikes, self.v = lif_scan(x_seq, self.v, self._constants())
+        spikes, self.v = lif_scan(x_seq, self.v, self.constants())
         return spikes
 
     def _check_no_trace(self) -> None:
         if self.store_v_seq:
             raise UserError(f"the {self.backend} backend keeps no membrane trace; use backend 'torch' to record v_seq")
 
-    def _constants(self) -> LIFConstants:
+    def constants(self) -> LIFConstants:
+        """What the recurrence needs to know."""
         box = self.surrogate_function
         middle = self.v_threshold + box.centre
         return LIFConstants(self.decay, self.v_threshold, box.strict, middle - box.width / 2, middle + box.width / 2)
@@ -189,7 +190,7 @@ class LIF(neuron.LIFNode):
         """The kernels fire at >= only; in float32 m > v_threshold is m >= the next number above it."""
         if not self.surrogate_function.strict:
             return self.v_threshold, self.surrogate_function
-        above = self._constants().fires_from
+        above = self.constants().fires_from
         return above, self.surrogate_function.shifted(above - self.v_threshold)
 
 
