@@ -1,12 +1,13 @@
 # make demo    train, evaluate and draw on the embedded data set
 # make test    lint and the whole test suite
+# make test-gpu, make bench-gpu    the tests that need a GPU; tdBN and LIF of every layer, timed on it
 # PYTHON, VENV and REQUIREMENTS may be set: make test VENV=/tmp/venv PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu setup
+.PHONY: demo test test-gpu bench-gpu setup
 
 setup: $(VENV)/.installed
 
@@ -27,3 +28,7 @@ test: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
+
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.lif_kernels --device cuda --json runs/lif_kernels-float32.json
+	$(BIN)/python -m benchmarks.lif_kernels --device cuda --dtype bfloat16 --json runs/lif_kernels-bfloat16.json

@@ -40,7 +40,7 @@ class Arguments:
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = "auto"
-    """what runs the LIF neurons; auto takes native on a CPU with a C compiler, else scan"""
+    """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
 
 
 def main(argv: list[str]) -> None:

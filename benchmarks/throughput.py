@@ -63,7 +63,7 @@ class Benchmark:
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = "auto"
-    """what runs the LIF neurons; auto takes native on a CPU with a C compiler, else scan"""
+    """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
     repeats: int = 5
     """measurements; the median counts"""
     warmup: int = 3
@@ -227,7 +227,7 @@ def warn_if_busy(idle_fraction: float | None) -> None:
     """Say on standard error that other programs are running."""
     if idle_fraction is not None and idle_fraction < QUIET_IDLE_FRACTION:
         busy = f"{1 - idle_fraction:.0%} of the processor is busy"
-        print(f"warning: {busy} with other programs; the images/s will be too low", file=sys.stderr, flush=True)
+        print(f"warning: {busy} with other programs; what is measured will be too slow", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

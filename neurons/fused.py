@@ -1,9 +1,13 @@
-"""tdBN and the LIF recurrence as one autograd function on the C kernels of neurons.native: backend `native`.
+"""tdBN and the LIF recurrence as one autograd function on compiled kernels: backends `native` and `triton`.
 
 The normalised current is never stored. The backward pass takes it from the synapse's output again, so that output
-is all that a layer keeps. float32 on a CPU; forward membranes round as those of `neurons.scan` do.
+is all that a layer keeps. Membranes, statistics and vectors per channel are float32 whatever the activations are.
+In C, forward membranes round as those of `neurons.scan` do.
 """
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,19 +19,42 @@ from neurons.scan import LIFConstants
 from neurons.tdbn import ThresholdDependentBatchNorm, affine, input_gradient_factors
 
 
-def native_lif(x: Tensor, v: Tensor | None, constants: LIFConstants, n_repeats: int = 1) -> tuple[Tensor, Tensor]:
-    """`lif_scan` in C.
+@dataclass(frozen=True)
+class Kernels:
+    """One implementation of the passes over a layer's activations; neurons.native says what each does."""
+
+    layer: Callable[..., Any]
+    channel_statistics: Callable[[Tensor], tuple[Tensor, Tensor]]
+    combine_: Callable[..., Tensor]
+
+
+NATIVE = Kernels(NativeLayer, channel_statistics, combine_)
+
+
+@functools.cache
+def triton_kernels() -> Kernels:
+    """The kernels in Triton, which is imported by those who use it only."""
+    from neurons import triton_layer
+
+    return Kernels(triton_layer.TritonLayer, triton_layer.channel_statistics, triton_layer.combine_)
+
+
+def native_lif(
+    x: Tensor, v: Tensor | None, constants: LIFConstants, n_repeats: int = 1, kernels: Kernels = NATIVE
+) -> tuple[Tensor, Tensor]:
+    """`lif_scan` on compiled kernels.
 
     Args:
         x: input current, [T, N, ...]; [1, N, ...] if `n_repeats` steps have the same one.
         v: membrane potential before the first step, [N, ...]; None for 0.
         constants: decay, threshold and surrogate window.
         n_repeats: steps that every step of x stands for.
+        kernels: what computes.
 
     Returns:
         spikes [T, N, ...], and the membrane after the last step [N, ...].
     """
-    return _NativeLIF.apply(x, v, constants, len(x) * n_repeats)
+    return _NativeLIF.apply(x, v, constants, len(x) * n_repeats, kernels)
 
 
 def native_norm_lif(
@@ -37,39 +64,43 @@ def native_norm_lif(
     norm: ThresholdDependentBatchNorm,
     x_bias: Tensor | None,
     n_repeats: int = 1,
+    kernels: Kernels = NATIVE,
 ) -> tuple[Tensor, Tensor]:
     """`native_lif` of norm(x, x_bias, n_repeats), in one pass wherever that is worth it."""
     n_steps = len(x) * n_repeats
     if norm.training:
         x_bias = torch.zeros_like(norm.bias) if x_bias is None else x_bias
         parameters = x_bias, norm.gain, norm.bias
-        spikes, v_last, mean, inverse_std = _NativeNormLIF.apply(x, v, *parameters, norm.eps, constants, n_steps)
+        spikes, v_last, mean, inverse_std = _NativeNormLIF.apply(
+            x, v, *parameters, norm.eps, constants, n_steps, kernels
+        )
         norm.update_running(mean + x_bias.detach(), inverse_std, x.numel() // x.shape[2] * n_repeats)
         return spikes, v_last
     if torch.is_grad_enabled():  # no model trains on running statistics: not worth a third function
-        return native_lif(norm(x, x_bias), v, constants, n_repeats)
-    layer = NativeLayer(channels_last(x), n_steps, x.shape[2], constants)
+        return native_lif(norm(x, x_bias), v, constants, n_repeats, kernels)
+    layer = kernels.layer(channels_last(x), n_steps, x.shape[2], constants)
     return layer.forward(*norm.running_affine(x_bias), _like_steps(v))
 
 
 class _NativeLIF(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, v: Tensor | None, constants: LIFConstants, n_steps: int):
-        ctx.layer = constants, n_steps
+    def forward(ctx: Any, x: Tensor, v: Tensor | None, constants: LIFConstants, n_steps: int, kernels: Kernels):
+        ctx.layer = constants, n_steps, kernels
         ctx.set_materialize_grads(False)
         x, v = channels_last(x), _like_steps(v)
         ctx.save_for_backward(x, v)
-        return NativeLayer(x, n_steps, 1, constants).forward(*_identity(), v)
+        return kernels.layer(x, n_steps, 1, constants).forward(*_identity(x), v)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_v_last: Tensor | None):
         x, v = ctx.saved_tensors
-        constants, n_steps = ctx.layer
-        layer = NativeLayer(x, n_steps, 1, constants)
+        constants, n_steps, kernels = ctx.layer
+        layer = kernels.layer(x, n_steps, 1, constants)
         grads = _dense_gradients(layer, grad_spikes, grad_v_last)
-        grad_x, _, _, grad_v = layer.backward(*_identity(), torch.zeros(1), v, *grads, ctx.needs_input_grad[1])
-        return grad_x, grad_v, None, None
+        slope, offset = _identity(x)
+        grad_x, _, _, grad_v = layer.backward(slope, offset, offset, v, *grads, ctx.needs_input_grad[1])
+        return grad_x, grad_v, None, None, None
 
 
 class _NativeNormLIF(torch.autograd.Function):
@@ -84,15 +115,15 @@ class _NativeNormLIF(torch.autograd.Function):
         eps: float,
         constants: LIFConstants,
         n_steps: int,
+        kernels: Kernels,
     ):
         x, v = channels_last(x, dense=True), _like_steps(v)
-        mean, variance = channel_statistics(x)
-        inverse_std = (variance + eps).rsqrt().to(x)
-        mean = mean.to(x)
+        mean, variance = kernels.channel_statistics(x)
+        mean, inverse_std = mean.float(), (variance + eps).rsqrt().float()
         slope, offset = affine(gain, bias, mean, inverse_std)
-        spikes, v_last = NativeLayer(x, n_steps, x.shape[2], constants).forward(slope, offset, v)
+        spikes, v_last = kernels.layer(x, n_steps, x.shape[2], constants).forward(slope, offset, v)
         ctx.save_for_backward(x, v, gain, slope, offset, mean, inverse_std)
-        ctx.layer = constants, n_steps
+        ctx.layer = constants, n_steps, kernels
         ctx.mark_non_differentiable(mean, inverse_std)
         ctx.set_materialize_grads(False)
         return spikes, v_last, mean, inverse_std
@@ -101,19 +132,19 @@ class _NativeNormLIF(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_v_last: Tensor | None, *_: None):
         x, v, gain, slope, offset, mean, inverse_std = ctx.saved_tensors
-        constants, n_steps = ctx.layer
-        layer = NativeLayer(x, n_steps, x.shape[2], constants)
+        constants, n_steps, kernels = ctx.layer
+        layer = kernels.layer(x, n_steps, x.shape[2], constants)
         grads = _dense_gradients(layer, grad_spikes, grad_v_last)
         grad_y, sum_g, sum_gx, grad_v = layer.backward(slope, offset, mean, v, *grads, ctx.needs_input_grad[1])
         grad_bias, grad_gain = sum_g.to(gain), (sum_gx * inverse_std).to(gain)
         factors = input_gradient_factors(gain, mean, inverse_std, grad_gain, grad_bias, x.numel() // len(gain))
-        grad_x = combine_(grad_y, x, *factors)
-        return grad_x, grad_v, torch.zeros_like(gain), grad_gain, grad_bias, None, None, None
+        grad_x = kernels.combine_(grad_y, x, *factors)
+        return grad_x, grad_v, torch.zeros_like(gain), grad_gain, grad_bias, None, None, None, None
 
 
-def _identity() -> tuple[Tensor, Tensor]:
+def _identity(x: Tensor) -> tuple[Tensor, Tensor]:
     """Slope and offset of a current that is taken as it is."""
-    return torch.ones(1), torch.zeros(1)
+    return torch.ones(1, device=x.device), torch.zeros(1, device=x.device)
 
 
 def _like_steps(v: Tensor | None) -> Tensor | None:

@@ -5,17 +5,17 @@ Written against SpikingJelly 0.0.0.0.14, the last release with a CuPy backend.
 
 from importlib import metadata
 
-import numpy as np
 import torch
 from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 
 from errors import UserError
-from neurons.fused import native_lif, native_norm_lif
+from neurons.fused import NATIVE, native_lif, native_norm_lif, triton_kernels
 from neurons.library import native_obstacle
 from neurons.scan import LIFConstants, lif_scan
 from neurons.surrogate import Rectangular
 from neurons.tdbn import ThresholdDependentBatchNorm
+from neurons.triton_support import triton_interprets, triton_obstacle
 
 try:
     from spikingjelly.activation_based.auto_cuda import neuron_kernel as cupy_kernels
@@ -23,7 +23,7 @@ except ImportError:  # SpikingJelly 2: LIF() explains
     cupy_kernels = None
 
 SPIKINGJELLY_VERSION = "0.0.0.0.14"
-BACKENDS = ("scan", "native", "torch", "cupy")
+BACKENDS = ("scan", "native", "triton", "torch", "cupy")
 
 
 class LIF(neuron.LIFNode):
@@ -37,6 +37,7 @@ class LIF(neuron.LIFNode):
 
     - `scan`: `neurons.scan.lif_scan`, any device, membrane in float32 at least;
     - `native`: the same in C, tdBN included, on a CPU in float32; other types run as `scan` does;
+    - `triton`: as `native` on a GPU, in Triton; float32, bfloat16 or float16 with the membrane in float32;
     - `torch`: SpikingJelly's own loop over single steps;
     - `cupy`: SpikingJelly's CUDA kernels. float32; float16 where the threshold is not strict.
 
@@ -48,7 +49,7 @@ class LIF(neuron.LIFNode):
         backend: one of BACKENDS.
 
     Raises:
-        UserError: another SpikingJelly release is installed, or the native or CuPy backend cannot run here.
+        UserError: another SpikingJelly release is installed, or the native, Triton or CuPy backend cannot run here.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class LIF(neuron.LIFNode):
             _check_cupy()
         if value == "native":
             _check_native()
+        if value == "triton":
+            _check_triton()
         self._backend = value
 
     def single_step_forward(self, x: Tensor) -> Tensor:
@@ -101,15 +104,15 @@ class LIF(neuron.LIFNode):
 
         Args:
             x_seq: input current, or what `norm` makes it of. [1, N, ...] if `n_repeats` steps have the same.
-            norm: tdBN to apply first, as norm(x_seq, x_bias, n_repeats). `native` does both in one pass and
-                never calls the module, so hooks on it stay silent.
+            norm: tdBN to apply first, as norm(x_seq, x_bias, n_repeats). `native` and `triton` do both in
+                one pass and never call the module, so hooks on it stay silent.
             x_bias: see tdBN.
             n_repeats: number of steps that x_seq stands for, if more than its own.
         """
         if n_repeats > 1 and len(x_seq) > 1:
             raise ValueError(f"only a single step can be repeated, x_seq has {len(x_seq)}")
-        if self.backend == "native" and self._is_native(x_seq, norm):
-            return self._native(x_seq, norm, x_bias, n_repeats)
+        if self._is_fused(x_seq, norm):
+            return self._fused(x_seq, norm, x_bias, n_repeats)
         if norm is not None:
             x_seq = norm(x_seq, x_bias, n_repeats)
         x_seq = x_seq.expand(len(x_seq) * n_repeats, *x_seq.shape[1:])
@@ -118,6 +121,13 @@ class LIF(neuron.LIFNode):
         self.v_float_to_tensor(x_seq[0])
         return self._cupy(x_seq) if self.backend == "cupy" else self._scan(x_seq)
 
+    def _is_fused(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> bool:
+        """Whether compiled kernels do tdBN and LIF together."""
+        if self.backend == "triton":
+            _check_triton_input(x_seq)
+            return True
+        return self.backend == "native" and self._is_native(x_seq, norm)
+
     def _is_native(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> bool:
         """Whether the C code knows these types: float32 everywhere."""
         if x_seq.device.type != "cpu":
@@ -125,7 +135,7 @@ class LIF(neuron.LIFNode):
         tensors = (x_seq, self.v, None if norm is None else norm.weight)
         return all(tensor.dtype == torch.float32 for tensor in tensors if isinstance(tensor, Tensor))
 
-    def _native(
+    def _fused(
         self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None, x_bias: Tensor | None, n_repeats: int
     ) -> Tensor:
         self._check_no_trace()
@@ -133,22 +143,24 @@ class LIF(neuron.LIFNode):
         if not at_rest:
             self.v_float_to_tensor(x_seq[0])
         v = None if at_rest else self.v
+        kernels = triton_kernels() if self.backend == "triton" else NATIVE
         if norm is None:
-            spikes, self.v = native_lif(x_seq, v, self._constants(), n_repeats)
+            spikes, self.v = native_lif(x_seq, v, self.constants(), n_repeats, kernels)
         else:
-            spikes, self.v = native_norm_lif(x_seq, v, self._constants(), norm, x_bias, n_repeats)
+            spikes, self.v = native_norm_lif(x_seq, v, self.constants(), norm, x_bias, n_repeats, kernels)
         return spikes
 
     def _scan(self, x_seq: Tensor) -> Tensor:
         self._check_no_trace()
-        spikes, self.v = lif_scan(x_seq, self.v, self._constants())
+        spikes, self.v = lif_scan(x_seq, self.v, self.constants())
         return spikes
 
     def _check_no_trace(self) -> None:
         if self.store_v_seq:
             raise UserError(f"the {self.backend} backend keeps no membrane trace; use backend 'torch' to record v_seq")
 
-    def _constants(self) -> LIFConstants:
+    def constants(self) -> LIFConstants:
+        """What the recurrence needs to know."""
         box = self.surrogate_function
         middle = self.v_threshold + box.centre
         return LIFConstants(self.decay, self.v_threshold, box.strict, middle - box.width / 2, middle + box.width / 2)
@@ -178,7 +190,7 @@ class LIF(neuron.LIFNode):
         """The kernels fire at >= only; in float32 m > v_threshold is m >= the next number above it."""
         if not self.surrogate_function.strict:
             return self.v_threshold, self.surrogate_function
-        above = float(np.nextafter(np.float32(self.v_threshold), np.float32(np.inf)))
+        above = self.constants().fires_from
         return above, self.surrogate_function.shifted(above - self.v_threshold)
 
 
@@ -234,6 +246,20 @@ def _check_spikingjelly_version() -> None:
 def _check_native() -> None:
     if obstacle := native_obstacle():
         raise UserError(f"backend 'native' cannot be built: {obstacle}; use backend 'scan'")
+
+
+def _check_triton() -> None:
+    if obstacle := triton_obstacle():
+        raise UserError(f"backend 'triton' cannot run: {obstacle}; use backend 'scan'")
+
+
+def _check_triton_input(x_seq: Tensor) -> None:
+    if not (x_seq.is_cuda or triton_interprets()):
+        raise UserError("backend 'triton' runs on CUDA tensors only; use backend 'native' or 'scan'")
+    if x_seq.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(
+            f"backend 'triton' computes float32, bfloat16 and float16, not {x_seq.dtype}; use backend 'scan'"
+        )
 
 
 def _check_cupy() -> None:

@@ -9,6 +9,7 @@ chunk's state stays there for all T steps, and main memory is read and written o
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,21 @@ class LIFConstants:
     @property
     def height(self) -> float:
         return 1.0 / (self.upper - self.lower)
+
+    @property
+    def middle(self) -> float:
+        return (self.lower + self.upper) / 2
+
+    @property
+    def half(self) -> float:
+        """Half the window's width."""
+        return (self.upper - self.lower) / 2
+
+    @property
+    def fires_from(self) -> float:
+        """The lowest float32 membrane that fires."""
+        threshold = np.float32(self.v_threshold)
+        return float(np.nextafter(threshold, np.float32(np.inf)) if self.strict else threshold)
 
 
 def lif_scan(current: Tensor, v: Tensor, constants: LIFConstants) -> tuple[Tensor, Tensor]:
@@ -61,9 +77,9 @@ def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _forward(current: Tensor, v: Tensor, c: LIFConstants, keep_membrane: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     dtype = _accumulation_dtype(current.dtype)
-    spikes = _dense_like(current)
+    spikes = dense_like(current)
     v_last = torch.empty_like(spikes[0], dtype=dtype)
-    membrane = _dense_like(current, dtype) if keep_membrane else None
+    membrane = dense_like(current, dtype) if keep_membrane else None
     fires = torch.gt if c.strict else torch.ge
     for chunk in _chunks(current):
         state = v[chunk].to(dtype, copy=True)
@@ -78,7 +94,7 @@ def _forward(current: Tensor, v: Tensor, c: LIFConstants, keep_membrane: bool) -
     return spikes, v_last, membrane
 
 
-def _dense_like(current: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def dense_like(current: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Uninitialised [T, N, ...] with each step laid out as current[0] is (channels_last survives)."""
     step = torch.empty_like(current[0], dtype=dtype, device="meta")
     full = torch.empty((current.shape[0], step.numel()), dtype=step.dtype, device=current.device)
@@ -93,17 +109,16 @@ def _backward(
     With g = dL/dspike and q = dL/dv after the reset, the reset v = m (1 - s) gives
     dL/dm = (g - q m) box(m) + q (1 - s), and one step earlier q = decay dL/dm.
     """
-    grad_current = _dense_like(membrane)
+    grad_current = dense_like(membrane)
     grad_v = torch.empty_like(membrane[0])
     below = torch.le if c.strict else torch.lt
-    middle, half = (c.lower + c.upper) / 2, (c.upper - c.lower) / 2
     for chunk in _chunks(membrane):
         q = grad_v[chunk]
         q.zero_() if grad_v_last is None else q.copy_(grad_v_last[chunk])
         box, silent = torch.empty_like(q), torch.empty_like(q)
         for t in reversed(range(membrane.shape[0])):
             m, grad_m = membrane[t, chunk], grad_current[t, chunk]
-            torch.lt(torch.sub(m, middle, out=box).abs_(), half, out=box)
+            torch.lt(torch.sub(m, c.middle, out=box).abs_(), c.half, out=box)
             torch.mul(q, m, out=grad_m).neg_()
             if grad_spikes is not None:
                 grad_m += grad_spikes[t, chunk]

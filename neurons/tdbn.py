@@ -71,7 +71,7 @@ class ThresholdDependentBatchNorm(nn.Module):
     def update_running(self, mean: Tensor, inverse_std: Tensor, n: int) -> None:
         """Move the running statistics towards a batch's, which are of n values per channel."""
         variance = inverse_std.to(torch.float64).pow(-2) - self.eps
-        self.running_mean.lerp_(mean, self.momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
         self.running_var.lerp_((variance * (n / max(n - 1, 1))).to(self.running_var), self.momentum)
 
     def extra_repr(self) -> str:

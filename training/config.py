@@ -14,7 +14,7 @@ from models import WIDTHS, ModelConfig
 Dataset = Literal["digits", "mnist", "fashion_mnist", "cifar10", "celeba"]
 Model = Literal["esvae", "fsvae", "taid", "ann_vae"]
 Variant = Literal["paper", "code"]
-Backend = Literal["auto", "native", "scan", "torch", "cupy"]
+Backend = Literal["auto", "native", "triton", "scan", "torch", "cupy"]
 
 RUNTIME = {"runtime": True}  # marks fields that may change when a run goes on
 
@@ -73,7 +73,7 @@ class Config:
     device: str = field(default="auto", metadata=RUNTIME)
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = field(default="auto", metadata=RUNTIME)
-    """what runs the LIF neurons; auto takes native on a CPU with a C compiler, else scan"""
+    """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
     checkpoint_every: float = field(default=10.0, metadata=RUNTIME)
     """minutes between checkpoints inside an epoch; one is written after every epoch too"""
     tensorboard: bool = field(default=False, metadata=RUNTIME)

@@ -10,6 +10,7 @@ import torch
 
 from errors import UserError
 from neurons.library import native_available, native_obstacle
+from neurons.triton_support import triton_interprets, triton_obstacle
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
@@ -36,16 +37,20 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_backend(name: str, device: torch.device) -> str:
-    """The LIF backend that runs: `auto` takes `native` on a CPU where its C code can be built, else `scan`.
+    """The LIF backend that runs: `auto` takes `native` on a CPU and `triton` on a GPU if they can run, else `scan`.
 
     Raises:
-        UserError: `native` asked for on another device than a CPU.
+        UserError: `native` asked for on another device than a CPU, or `triton` on a CPU.
     """
     if name == "native" and device.type != "cpu":
         raise UserError("backend 'native' runs on a CPU only; use --device cpu or --backend scan")
+    if name == "triton" and device.type == "cpu" and not triton_interprets():
+        raise UserError("backend 'triton' runs on a GPU only; use --device cuda, or --backend native or scan")
     if name != "auto":
         return name
-    return "native" if device.type == "cpu" and native_available() else "scan"
+    if device.type == "cpu":
+        return "native" if native_available() else "scan"
+    return "scan" if triton_obstacle() else "triton"
 
 
 def describe_backend(name: str, device: torch.device) -> str:
@@ -55,7 +60,9 @@ def describe_backend(name: str, device: torch.device) -> str:
         return f"LIF backend: {backend}"
     if backend == "native":
         return f"LIF backend: native (compiled C, {torch.get_num_threads()} threads)"
-    why = f"no compiled C: {native_obstacle()}" if device.type == "cpu" else "the device is no CPU"
+    if backend == "triton":
+        return "LIF backend: triton (one kernel for tdBN and LIF, compiled at first use)"
+    why = f"no compiled C: {native_obstacle()}" if device.type == "cpu" else f"no Triton: {triton_obstacle()}"
     return f"LIF backend: scan ({why})"
 
 

@@ -97,6 +97,7 @@ def test_evaluation_batches_keep_order_and_remainder() -> None:
     assert torch.equal(torch.cat(found), to_unit_range(images))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_cpu_generator_gives_the_same_epoch_on_a_gpu() -> None:
     on_cpu = epoch(numbered(10), horizontal_flip=True)

@@ -6,7 +6,7 @@ from data import to_uint8, to_unit_range
 LEVELS = torch.arange(256, dtype=torch.uint8)
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
 ]
 
 

@@ -184,16 +184,15 @@ def test_scan_and_torch_agree_on_the_whole_network(variant: str, make_esvae) -> 
         assert (gradient[name] - expected).norm() <= 1e-5 * expected.norm() + 1e-9, name
 
 
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     ("backend", "device"),
     [
         pytest.param("native", "cpu", marks=pytest.mark.skipif(bool(native_obstacle()), reason="no C compiler")),
-        pytest.param(
-            "cupy",
-            "cuda",
-            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")],
-        ),
+        *(pytest.param(name, "cuda", marks=GPU) for name in ("scan", "triton", "cupy")),
     ],
 )
 def test_backends_that_round_otherwise_agree_but_for_single_spikes(

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from neurons import LIF, lif, lif_surrogate
 from neurons.library import native_obstacle
+from neurons.triton_support import triton_interprets
 
 # Just enough of CUDA for SpikingJelly's kernels. A half2 intrinsic rounds each half once.
 CUDA_ON_CPU = """
@@ -115,15 +117,16 @@ class Backend:
         return LIF(lif_surrogate(variant, 0.2, strict=variant == "code"), backend=self.name).to(self.device)
 
 
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 BACKENDS = [
     pytest.param(Backend("scan"), id="scan"),
     pytest.param(Backend("native"), id="native"),
     pytest.param(Backend("torch"), id="torch"),
-    pytest.param(
-        Backend("cupy", "cuda"),
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")],
-        id="cupy",
+    *(
+        pytest.param(Backend(name, "cuda"), marks=GPU, id=f"{name}-cuda")
+        for name in ("scan", "torch", "triton", "cupy")
     ),
+    pytest.param(Backend("triton"), id="triton-interpreted"),
     pytest.param(Backend("cupy"), id="cupy-source-on-cpu"),
 ]
 
@@ -133,6 +136,32 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     """Every LIF backend that can run here."""
     if request.param == Backend("cupy"):
         request.getfixturevalue("cuda_on_cpu")
+    if request.param == Backend("triton"):
+        request.getfixturevalue("triton_on_cpu")
     if request.param.name == "native" and (obstacle := native_obstacle()):
         pytest.skip(obstacle)
     return request.param
+
+
+@pytest.fixture
+def triton_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter, which takes a large tile in nearly the time of a small one."""
+    pytest.importorskip("triton")
+    if not triton_interprets():
+        pytest.skip("the kernels are compiled for the GPU here")
+    monkeypatch.setattr("neurons.triton_layer.LIF_TILE", 4096)
+
+
+@pytest.fixture(scope="session")
+def far_from_edges() -> Callable[..., Tensor]:
+    """(membranes [T, N, ...], variant, margin) -> which neurons [N, ...] round alike in float32 and float64.
+
+    Those are the neurons whose membrane never comes within `margin` of the threshold or of an edge of the box.
+    """
+
+    def is_far(membranes: Tensor, variant: str, margin: float = 1e-5) -> Tensor:
+        edges = {"paper": (0.2, -0.05, 0.45), "code": (0.2, -0.5, 0.5)}[variant]
+        distance = torch.stack([(membranes - edge).abs() for edge in edges]).amin(0)
+        return distance.amin(0) > margin
+
+    return is_far

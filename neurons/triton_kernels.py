@@ -1,0 +1,147 @@
+"""tdBN and the LIF recurrence as Triton kernels, for neurons.triton_layer.
+
+Activations are channels_last, so every step is a matrix of rows (pixels of images) and channels. A program takes one
+tile of it through all the steps: membranes are float32 in registers, whatever type the activations have. It loads
+all the steps' values before it computes, so that their latencies overlap.
+
+What moves through GPU memory, in activations per neuron and step: statistics read x; forward reads x, writes the
+spike; backward reads x and the spike's gradient, writes the current's; `combine` reads x and that, writes it again.
+In float32 that is 4, 8, 12 and 12 bytes. Sums per channel leave each program as one row of a buffer that PyTorch
+adds up, never by atomics: two runs give the same bits.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _tile(n_rows, n_channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Offsets of this program's tile [ROWS, CHANNELS], which of them exist, and the channels [CHANNELS]."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = (row < n_rows)[:, None] & (channel < n_channels)[None, :]
+    return row[:, None] * n_channels + channel[None, :], inside, channel
+
+
+@triton.jit
+def _per_channel(vector, channel, n_channels):
+    """Values of a vector [C], to meet a tile: [1, CHANNELS] in float32."""
+    return tl.load(vector + channel, mask=channel < n_channels, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def _store_row(row, sums, channel, n_channels):
+    """This program's sums [CHANNELS] to its row of `sums`, [programs, C]."""
+    tl.store(sums + tl.program_id(0) * n_channels + channel, row, mask=channel < n_channels)
+
+
+@triton.jit
+def _load_state(state, here, inside):
+    """A tile of `state`, [rows, C]; zeros if that is None."""
+    if state is None:
+        return tl.where(inside, 0.0, 0.0)
+    else:
+        return tl.load(state + here, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _load_steps(x, stride, inside, N_STEPS: tl.constexpr):
+    """The tile at every step. A stride of 0 reads the same values again, from the nearest cache."""
+    values = ()
+    for _ in tl.static_range(N_STEPS):
+        values = values + (tl.load(x, mask=inside, other=0.0),)
+        x += stride
+    return values
+
+
+@triton.jit
+def _membrane(x, slope, offset, v, decay, fires_from):
+    """Eq. 1 to 3: the membrane before the reset, and after it. Both passes must round it alike, hence the fma."""
+    m = tl.fma(v, decay, tl.fma(x.to(tl.float32), slope, offset))
+    return m, tl.where(m >= fires_from, 0.0, m)
+
+
+@triton.jit
+def forward(
+    x, x_stride, slope, offset, v, spikes, v_last, decay, fires_from,
+    n_rows, n_channels, n_neurons, N_STEPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The LIF of slope x + offset. `spikes` is None where only the last membrane is asked for."""
+    here, inside, channel = _tile(n_rows, n_channels, ROWS, CHANNELS)
+    slope, offset = _per_channel(slope, channel, n_channels), _per_channel(offset, channel, n_channels)
+    xs = _load_steps(x + here, x_stride, inside, N_STEPS)
+    state = _load_state(v, here, inside)
+    if spikes is not None:
+        spikes += here
+    for t in tl.static_range(N_STEPS):
+        m, state = _membrane(xs[t], slope, offset, state, decay, fires_from)
+        if spikes is not None:
+            tl.store(spikes, tl.where(m >= fires_from, 1.0, 0.0), mask=inside)
+            spikes += n_neurons
+    tl.store(v_last + here, state, mask=inside)
+
+
+@triton.jit
+def backward(
+    x, x_stride, slope, offset, mean, v, grad_spikes, grad_stride, grad_v_last, last_grad_y, grad_v, sum_g, sum_gx,
+    decay, fires_from, middle, half, height,
+    n_rows, n_channels, n_neurons, N_STEPS: tl.constexpr, SUM_STEPS: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The membranes again, then the recurrence in reverse (neurons/scan.py has the formula).
+
+    last_grad_y is where the current's gradient of the last step goes, with those of earlier steps in front of it;
+    with SUM_STEPS that of all steps. A lane outside has q = g = 0 and adds nothing to a sum.
+    """
+    here, inside, channel = _tile(n_rows, n_channels, ROWS, CHANNELS)
+    slope, offset = _per_channel(slope, channel, n_channels), _per_channel(offset, channel, n_channels)
+    mean = _per_channel(mean, channel, n_channels)
+    xs = _load_steps(x + here, x_stride, inside, N_STEPS)
+    gs = _load_steps(grad_spikes + here, grad_stride, inside, N_STEPS)
+    state = _load_state(v, here, inside)
+    membranes = ()
+    for t in tl.static_range(N_STEPS):
+        m, state = _membrane(xs[t], slope, offset, state, decay, fires_from)
+        membranes = membranes + (m,)
+
+    q = _load_state(grad_v_last, here, inside)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    total_x = tl.zeros((ROWS, CHANNELS), tl.float32)
+    grad_y = last_grad_y + here
+    for t in tl.static_range(N_STEPS - 1, -1, -1):
+        m = membranes[t]
+        through_spike = tl.where(tl.abs(m - middle) < half, (gs[t].to(tl.float32) - q * m) * height, 0.0)
+        grad = through_spike + tl.where(m >= fires_from, 0.0, q)
+        q = decay * grad
+        total += grad
+        total_x += grad * (xs[t].to(tl.float32) - mean)
+        if not SUM_STEPS:
+            tl.store(grad_y, grad, mask=inside)
+            grad_y -= n_neurons
+    if SUM_STEPS:
+        tl.store(grad_y, total, mask=inside)
+    if grad_v is not None:
+        tl.store(grad_v + here, q, mask=inside)
+    _store_row(tl.sum(total, axis=0), sum_g, channel, n_channels)
+    _store_row(tl.sum(total_x, axis=0), sum_gx, channel, n_channels)
+
+
+@triton.jit
+def moments(x, mean, squares, n_rows, n_channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Per program and channel: the mean of its tile, and the sum of squares around that mean."""
+    here, inside, channel = _tile(n_rows, n_channels, ROWS, CHANNELS)
+    values = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
+    n = tl.minimum(n_rows - tl.program_id(0) * ROWS, ROWS)
+    average = tl.sum(values, axis=0) / n
+    distance = tl.where(inside, values - average[None, :], 0.0)
+    _store_row(average, mean, channel, n_channels)
+    _store_row(tl.sum(distance * distance, axis=0), squares, channel, n_channels)
+
+
+@triton.jit
+def combine(grad, x, on_grad, on_x, constant, n_rows, n_channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """grad <- on_grad grad + on_x x + constant."""
+    here, inside, channel = _tile(n_rows, n_channels, ROWS, CHANNELS)
+    value = tl.load(grad + here, mask=inside).to(tl.float32) * _per_channel(on_grad, channel, n_channels)
+    value += tl.load(x + here, mask=inside).to(tl.float32) * _per_channel(on_x, channel, n_channels)
+    tl.store(grad + here, value + _per_channel(constant, channel, n_channels), mask=inside)

@@ -1,0 +1,146 @@
+"""The passes of neurons.native for a GPU, on neurons.triton_kernels: backend `triton`. Needs Triton to be imported."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from neurons import triton_kernels as kernels
+from neurons.scan import LIFConstants, dense_like
+
+# Steps that a kernel unrolls, with two or three registers per neuron for each. More steps run in such segments, the
+# membrane between two of them in memory.
+SEGMENT_STEPS = 16
+MAX_TILE_CHANNELS = 64
+LIF_TILE, ELEMENTWISE_TILE, STATISTICS_TILE = 256, 1024, 4096  # values per program
+
+
+class _Tiles:
+    """Tiles of about `n_values` that cover a matrix [n_rows, n_channels]; a kernel's program does one."""
+
+    def __init__(self, n_rows: int, n_channels: int, n_values: int) -> None:
+        self.n_rows, self.n_channels = n_rows, n_channels
+        self.channels = min(triton.next_power_of_2(n_channels), MAX_TILE_CHANNELS)
+        self.rows = n_values // self.channels
+        self.n_high = triton.cdiv(n_rows, self.rows)
+
+    def empty_sums(self, device: torch.device) -> Tensor:
+        """Room for two sums per channel over every tile, [2, n_high, n_channels]."""
+        return torch.empty((2, self.n_high, self.n_channels), dtype=torch.float32, device=device)
+
+    def run(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
+        """`arguments` start with a tensor, whose device runs the kernel."""
+        grid = self.n_high, triton.cdiv(self.n_channels, self.channels)
+        constants |= {
+            "n_rows": self.n_rows,
+            "n_channels": self.n_channels,
+            "ROWS": self.rows,
+            "CHANNELS": self.channels,
+        }
+        with torch.cuda.device_of(arguments[0]):
+            kernel[grid](*arguments, **constants)
+
+
+@dataclass(frozen=True)
+class TritonLayer:
+    """`NativeLayer` on a GPU: the same fields, methods and layout; x in float32, bfloat16 or float16.
+
+    Spikes and the gradients of spikes and current have the type of x; membranes and vectors are float32.
+    """
+
+    x: Tensor
+    n_steps: int
+    n_channels: int
+    constants: LIFConstants
+
+    @property
+    def constant(self) -> bool:
+        return len(self.x) < self.n_steps
+
+    def forward(self, slope: Tensor, offset: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Spikes [n_steps, N, ...] and the last membrane [N, ...] for a current slope * x + offset."""
+        spikes = self._like_x(self.n_steps)
+        for steps in self._segments():
+            v = self._forward(steps, slope, offset, v, spikes[steps])
+        return spikes, v
+
+    def backward(
+        self,
+        slope: Tensor,
+        offset: Tensor,
+        mean: Tensor,
+        v: Tensor | None,
+        grad_spikes: Tensor,
+        grad_v_last: Tensor | None,
+        needs_grad_v: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Gradient of the current, like x; its sum and that of it times x - mean, per channel in float64; of v."""
+        segments, starts = self._segments(), [v]
+        for steps in segments[:-1]:
+            starts.append(self._forward(steps, slope, offset, starts[-1], None))
+        grad_y = self._like_x(len(segments) if self.constant else self.n_steps)
+        q, sums = grad_v_last, []
+        for i in reversed(range(len(segments))):
+            steps, vectors = segments[i], (slope, offset, mean, starts[i])
+            outputs = grad_y[i if self.constant else steps.stop - 1], self._state() if i > 0 or needs_grad_v else None
+            grads = grad_spikes[steps], grad_spikes.stride(0), q
+            sums.append(self._backward(steps, *vectors, *grads, *outputs))
+            q = outputs[1]
+        for more in grad_y[1:] if self.constant else ():
+            grad_y[0] += more
+        return grad_y[: len(self.x)], *sum(sums), q
+
+    def _segments(self) -> list[slice]:
+        starts = range(0, self.n_steps, SEGMENT_STEPS)
+        return [slice(start, min(start + SEGMENT_STEPS, self.n_steps)) for start in starts]
+
+    def _like_x(self, n_steps: int) -> Tensor:
+        return dense_like(self.x[:1].expand(n_steps, *self.x.shape[1:]))
+
+    def _state(self) -> Tensor:
+        """Uninitialised float32 [N, ...], laid out as a step of x is."""
+        return torch.empty_like(self.x[0], dtype=torch.float32)
+
+    def _forward(self, steps: slice, slope: Tensor, offset: Tensor, v: Tensor | None, spikes: Tensor | None) -> Tensor:
+        """The membrane after some steps, from v before them. Writes their spikes, if there is room for them."""
+        v_last, c = self._state(), self.constants
+        self._run(kernels.forward, steps, slope, offset, v, spikes, v_last, c.decay, c.fires_from)
+        return v_last
+
+    def _backward(self, steps: slice, *arguments: Any) -> Tensor:
+        """Runs the kernel on its inputs and outputs for some steps; returns the sums over them, float64 [2, C]."""
+        c = self.constants
+        sums = self._tiles().empty_sums(self.x.device)
+        numbers = c.decay, c.fires_from, c.middle, c.half, c.height
+        self._run(kernels.backward, steps, *arguments, *sums, *numbers, SUM_STEPS=self.constant)
+        return sums.sum(1, dtype=torch.float64)
+
+    def _tiles(self) -> _Tiles:
+        return _Tiles(self.x[0].numel() // self.n_channels, self.n_channels, LIF_TILE)
+
+    def _run(self, kernel: Any, steps: slice, *arguments: Any, **constants: Any) -> None:
+        x, stride = (self.x, 0) if self.constant else (self.x[steps], self.x.stride(0))
+        constants |= {"n_neurons": x[0].numel(), "N_STEPS": steps.stop - steps.start}
+        self._tiles().run(kernel, x, stride, *arguments, **constants)
+
+
+def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of a dense channels_last x [T, N, C, ...], in float64."""
+    n_rows = x.numel() // x.shape[2]
+    tiles = _Tiles(n_rows, x.shape[2], STATISTICS_TILE)
+    moments = tiles.empty_sums(x.device)
+    tiles.run(kernels.moments, x, *moments)
+    means, squares = moments.double()
+    n = torch.full((len(means), 1), tiles.rows, dtype=torch.float64, device=x.device)
+    n[-1] = n_rows - (len(means) - 1) * tiles.rows
+    mean = (n * means).sum(0) / n_rows
+    return mean, (squares + n * (means - mean).square()).sum(0) / n_rows
+
+
+def combine_(grad: Tensor, x: Tensor, on_grad: Tensor, on_x: Tensor, constant: Tensor) -> Tensor:
+    """grad <- on_grad * grad + on_x * x + constant, per channel, in place; both dense and channels_last."""
+    tiles = _Tiles(x.numel() // x.shape[2], x.shape[2], ELEMENTWISE_TILE)
+    tiles.run(kernels.combine, grad, x, on_grad, on_x, constant)
+    return grad
