@@ -39,7 +39,7 @@ def triton_kernels() -> Kernels:
     return Kernels(triton_layer.TritonLayer, triton_layer.channel_statistics, triton_layer.combine_)
 
 
-def native_lif(
+def fused_lif(
     x: Tensor, v: Tensor | None, constants: LIFConstants, n_repeats: int = 1, kernels: Kernels = NATIVE
 ) -> tuple[Tensor, Tensor]:
     """`lif_scan` on compiled kernels.
@@ -54,10 +54,10 @@ def native_lif(
     Returns:
         spikes [T, N, ...], and the membrane after the last step [N, ...].
     """
-    return _NativeLIF.apply(x, v, constants, len(x) * n_repeats, kernels)
+    return _FusedLIF.apply(x, v, constants, len(x) * n_repeats, kernels)
 
 
-def native_norm_lif(
+def fused_norm_lif(
     x: Tensor,
     v: Tensor | None,
     constants: LIFConstants,
@@ -66,23 +66,23 @@ def native_norm_lif(
     n_repeats: int = 1,
     kernels: Kernels = NATIVE,
 ) -> tuple[Tensor, Tensor]:
-    """`native_lif` of norm(x, x_bias, n_repeats), in one pass wherever that is worth it."""
+    """`fused_lif` of norm(x, x_bias, n_repeats), in one pass wherever that is worth it."""
     n_steps = len(x) * n_repeats
     if norm.training:
         x_bias = torch.zeros_like(norm.bias) if x_bias is None else x_bias
         parameters = x_bias, norm.gain, norm.bias
-        spikes, v_last, mean, inverse_std = _NativeNormLIF.apply(
+        spikes, v_last, mean, inverse_std = _FusedNormLIF.apply(
             x, v, *parameters, norm.eps, constants, n_steps, kernels
         )
         norm.update_running(mean + x_bias.detach(), inverse_std, x.numel() // x.shape[2] * n_repeats)
         return spikes, v_last
     if torch.is_grad_enabled():  # no model trains on running statistics: not worth a third function
-        return native_lif(norm(x, x_bias), v, constants, n_repeats, kernels)
+        return fused_lif(norm(x, x_bias), v, constants, n_repeats, kernels)
     layer = kernels.layer(channels_last(x), n_steps, x.shape[2], constants)
     return layer.forward(*norm.running_affine(x_bias), _like_steps(v))
 
 
-class _NativeLIF(torch.autograd.Function):
+class _FusedLIF(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, v: Tensor | None, constants: LIFConstants, n_steps: int, kernels: Kernels):
         ctx.layer = constants, n_steps, kernels
@@ -103,7 +103,7 @@ class _NativeLIF(torch.autograd.Function):
         return grad_x, grad_v, None, None, None
 
 
-class _NativeNormLIF(torch.autograd.Function):
+class _FusedNormLIF(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

@@ -10,7 +10,7 @@ from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 
 from errors import UserError
-from neurons.fused import NATIVE, native_lif, native_norm_lif, triton_kernels
+from neurons.fused import NATIVE, fused_lif, fused_norm_lif, triton_kernels
 from neurons.library import native_obstacle
 from neurons.scan import LIFConstants, lif_scan
 from neurons.surrogate import Rectangular
@@ -145,9 +145,9 @@ class LIF(neuron.LIFNode):
         v = None if at_rest else self.v
         kernels = triton_kernels() if self.backend == "triton" else NATIVE
         if norm is None:
-            spikes, self.v = native_lif(x_seq, v, self.constants(), n_repeats, kernels)
+            spikes, self.v = fused_lif(x_seq, v, self.constants(), n_repeats, kernels)
         else:
-            spikes, self.v = native_norm_lif(x_seq, v, self.constants(), norm, x_bias, n_repeats, kernels)
+            spikes, self.v = fused_norm_lif(x_seq, v, self.constants(), norm, x_bias, n_repeats, kernels)
         return spikes
 
     def _scan(self, x_seq: Tensor) -> Tensor:
