@@ -1,5 +1,9 @@
-"""The one exception a user is meant to see."""
+"""The errors a user is meant to see."""
 
 
 class UserError(Exception):
     """Something the user can mend: shown as one line, exit code 2, without a traceback."""
+
+
+class AbsentError(UserError, AttributeError):
+    """A model was asked for what it has not got. Also an AttributeError, so that `hasattr` answers False."""

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from losses import gaussian_kl, reconstruction_loss
 from models.backbone import BOTTOM_SIZE, conv_down, conv_up
+from models.base import Model
 from models.config import ModelConfig
 
 
@@ -21,16 +23,23 @@ class ANNVAEOutput:
     latent: Tensor
 
 
-class ANNVAE(nn.Module):
+class ANNVAE(Model):
     """Gaussian VAE: convolution, BatchNorm, LeakyReLU. Has no spikes, hence no rates and no time.
 
     References:
         Kamata, Mukuta, Harada, "Fully spiking variational autoencoder", AAAI 2022 (their ANN baseline).
     """
 
+    absent: ClassVar[dict[str, str]] = {
+        "firing_rate": "it does not spike, use encode(images) for the posterior's mean and log-variance",
+        "posterior": "its posterior has no time, use encode(images) for the mean and log-variance",
+        "prior": "its prior is the standard normal distribution, use sample(n)",
+        "prior_rate": "its prior is the standard normal distribution, use sample(n)",
+        "sample_latent": "its latent is a standard normal vector [N, D], use decode(latent)",
+    }
+
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.kl_weight = 1.0
         self.bottom = (config.widths[-1], BOTTOM_SIZE, BOTTOM_SIZE)
         n_bottom = config.widths[-1] * BOTTOM_SIZE**2

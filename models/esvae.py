@@ -1,12 +1,14 @@
 """ESVAE: a spiking VAE whose latent space is a firing rate per unit (Sec. III)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from losses import mmd2, reconstruction_loss
 from models.backbone import Decoder, Encoder, MembraneReadout
+from models.base import Model
 from models.config import ModelConfig
 from neurons import PoissonSampler, sampler_surrogate
 
@@ -21,7 +23,7 @@ class ESVAEOutput:
     z: Tensor
 
 
-class ESVAE(nn.Module):
+class ESVAE(Model):
     """Efficient spiking VAE.
 
     image -> encoder -> spikes x_e -> firing rate r_p -> Poisson sampler -> z -> decoder -> image; to generate,
@@ -35,9 +37,13 @@ class ESVAE(nn.Module):
         Sampling", 2023.
     """
 
+    absent: ClassVar[dict[str, str]] = {
+        "posterior": "its posterior is one rate per latent unit, use firing_rate(images)",
+        "prior": "its prior is one rate per latent unit, use prior_rate(normal)",
+    }
+
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = Encoder(config)
         self.bottleneck = nn.Linear(config.latent_dim, config.latent_dim)
         self.sampler = PoissonSampler(config.n_steps, sampler_surrogate(config.sampler_surrogate))

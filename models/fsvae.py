@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from losses import bernoulli_kl, psp_mmd, reconstruction_loss
 from models.backbone import Decoder, Encoder, MembraneReadout, SpikingBlock
+from models.base import Model
 from models.config import ModelConfig
 from neurons import detach_state, reset_state
 
@@ -55,22 +57,21 @@ class LatentNetwork(nn.Module):
         return self.layers(x_seq).unflatten(-1, self.candidates)
 
 
-class FSVAE(nn.Module):
+class FSVAE(Model):
     """Fully spiking VAE.
 
     The posterior network sees x_e[t] and z[t-1], the prior network z[t-1]; each puts out k binary candidates per
-    latent unit and step, of which z[t] is one, picked uniformly. z[-1] = 0. Methods as in ESVAE, except that
-    there is no `prior_rate(normal)`: FSVAE's prior is a process in time, `prior(z)`.
+    latent unit and step, of which z[t] is one, picked uniformly. z[-1] = 0.
 
     References:
         Kamata, Mukuta, Harada, "Fully spiking variational autoencoder", AAAI 2022.
     """
 
     readout_type: type[nn.Module] = MembraneReadout
+    absent: ClassVar[dict[str, str]] = {"prior_rate": "its prior is a process in time, use prior(z)"}
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = Encoder(config)
         self.posterior_network = LatentNetwork(2 * config.latent_dim, config)
         self.prior_network = LatentNetwork(config.latent_dim, config)

@@ -1,18 +1,17 @@
 """Names of the models. A new model is one file and one line here."""
 
-from torch import nn
-
 from errors import UserError
 from models.ann_vae import ANNVAE
+from models.base import Model
 from models.config import ModelConfig
 from models.esvae import ESVAE
 from models.fsvae import FSVAE
 from models.taid import TAID
 
-MODELS: dict[str, type[nn.Module]] = {"esvae": ESVAE, "fsvae": FSVAE, "taid": TAID, "ann_vae": ANNVAE}
+MODELS: dict[str, type[Model]] = {"esvae": ESVAE, "fsvae": FSVAE, "taid": TAID, "ann_vae": ANNVAE}
 
 
-def build_model(config: ModelConfig) -> nn.Module:
+def build_model(config: ModelConfig) -> Model:
     """A freshly initialised model (PyTorch's default initialisation, from the global generator).
 
     Raises:

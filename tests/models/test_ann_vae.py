@@ -45,9 +45,3 @@ def test_samples_are_images_and_reproducible(model) -> None:
     assert first.shape == (4, 3, 8, 8)
     assert first.abs().max() <= 1
     assert first.equal(second)
-
-
-@pytest.mark.parametrize("name", ["firing_rate", "prior_rate", "sample_latent", "posterior", "prior"])
-def test_what_it_has_not_got_is_a_clear_error(model, name: str) -> None:
-    with pytest.raises(AttributeError, match=name):
-        getattr(model, name)

@@ -1,16 +1,31 @@
 """What holds for every model."""
 
 import copy
+import re
 
 import pytest
 import torch
+from torch import nn
 
+from errors import UserError
 from models import MODELS, ModelConfig, build_model
+
+LATENT_METHODS = ("encode", "firing_rate", "posterior", "prior", "prior_rate", "sample_latent")
+ABSENT = {
+    "esvae": {"posterior", "prior"},
+    "fsvae": {"prior_rate"},
+    "taid": {"prior_rate"},
+    "ann_vae": {"firing_rate", "posterior", "prior", "prior_rate", "sample_latent"},
+}
+
+
+def build(name: str) -> nn.Module:
+    return build_model(ModelConfig(model=name, widths=(8, 16), latent_dim=6, n_steps=7))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_can_be_copied_after_a_training_step(name: str) -> None:
-    model = build_model(ModelConfig(model=name, widths=(8, 16), latent_dim=6, n_steps=7)).train()
+    model = build(name).train()
     images = torch.rand(4, 3, 8, 8) * 2 - 1
     model.loss(model(images), images)["loss"].backward()
     again = copy.deepcopy(model).eval()
@@ -22,7 +37,7 @@ def test_a_model_can_be_copied_after_a_training_step(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_calls_in_any_order_need_no_reset(name: str) -> None:
     torch.manual_seed(0)
-    model = build_model(ModelConfig(model=name, widths=(8, 16), latent_dim=6, n_steps=7)).train()
+    model = build(name).train()
     images = torch.rand(4, 3, 8, 8) * 2 - 1
     first = model.loss(model(images), images)["loss"]
     model.sample(2)
@@ -31,3 +46,21 @@ def test_calls_in_any_order_need_no_reset(name: str) -> None:
     first.backward()
     model.sample(2)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_has_a_method_or_says_in_one_line_what_to_use_instead(name: str) -> None:
+    model = build(name)
+    assert {method for method in LATENT_METHODS if not hasattr(model, method)} == ABSENT[name]
+    for method in ABSENT[name]:
+        with pytest.raises(UserError, match=f"^{name} has no {method}: [^\n]+$") as caught:
+            getattr(model, method)
+        instead = re.search(r"use (\w+)\(", str(caught.value))
+        assert instead and callable(getattr(model, instead[1]))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_misspelt_attribute_is_pytorchs_error(name: str) -> None:
+    with pytest.raises(AttributeError, match="firing_rates") as caught:
+        build(name).firing_rates  # noqa: B018
+    assert not isinstance(caught.value, UserError)
