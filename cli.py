@@ -1,7 +1,39 @@
 """What the programs share: turning arguments into a configuration, and errors into one line and an exit code."""
 
+import io
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from itertools import takewhile
+from typing import Any, TypeVar
+
+import tyro
+
+from errors import UserError
+
+Arguments = TypeVar("Arguments")
+
+
+def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str | None, **options: Any) -> Arguments:
+    """The arguments as a dataclass of that kind; --help prints and exits.
+
+    Raises:
+        UserError: an unknown flag or a value of the wrong type, in one line instead of tyro's box.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, args=argv, description=description, **options)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(f"{_in_one_line(said.getvalue())}; --help shows every flag") from None
+
+
+def _in_one_line(box: str) -> str:
+    """What tyro says above the first rule inside its box."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    return " ".join(takewhile(lambda line: not line.startswith("─"), lines)) or " ".join(box.split())
 
 
 def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> int:
@@ -11,7 +43,6 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
         the exit code: 0; 2 after a UserError, told in one line on standard error; 128 + signal number after
         a run that was asked to stop.
     """
-    from errors import UserError
     from training.stop import Stopped
 
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -11,11 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from analysis.evaluation import Evaluation, evaluate, save_pictures
 from analysis.tables import as_text, comparison
-from cli import run_program
+from cli import parse_arguments, run_program
 from files import write_json
 from training.config import Backend, Dataset
 from training.device import keep_freed_memory
@@ -45,7 +43,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Parse, evaluate, print and write."""
-    a = tyro.cli(Arguments, args=argv, description=__doc__)
+    a = parse_arguments(Arguments, argv, __doc__)
     keep_freed_memory()
     request = Evaluation(a.checkpoint, a.dataset, a.data_dir, a.n_images, a.seed, a.device, a.backend)
     record, pictures = evaluate(request)

@@ -19,7 +19,7 @@ import tyro
 from analysis.experiments import Places, read_experiments, status_table
 from analysis.reproduction import reproduce
 from analysis.tables import as_text
-from cli import run_program
+from cli import parse_arguments, run_program
 from errors import UserError
 from training.device import keep_freed_memory
 
@@ -42,7 +42,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """List or run."""
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+    arguments = parse_arguments(Arguments, argv, __doc__)
     experiments, places = read_experiments(), Places()
     if arguments.list:
         print(as_text(status_table(experiments, places)))

@@ -15,7 +15,8 @@ from typing import Annotated
 
 import tyro
 
-from cli import run_program
+from cli import parse_arguments, run_program
+from errors import UserError
 from training.config import Config, preset
 from training.device import keep_freed_memory
 from training.loop import fit
@@ -34,12 +35,15 @@ class Arguments:
 
 def parse(argv: list[str]) -> Arguments:
     """--dataset, --model and --variant choose the preset; every other flag changes one field of it."""
-    choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag, default in (("dataset", "cifar10"), ("model", "esvae"), ("variant", "paper")):
         choice.add_argument(f"--{flag}", default=default)
-    chosen, _ = choice.parse_known_args(argv)
+    try:
+        chosen, _ = choice.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; --help shows every flag") from error
     default = Arguments(preset(chosen.dataset, chosen.model, chosen.variant))
-    return tyro.cli(Arguments, args=argv, default=default, description=__doc__)
+    return parse_arguments(Arguments, argv, __doc__, default=default)
 
 
 def main(argv: list[str]) -> None:

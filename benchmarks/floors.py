@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import tyro
 
 from benchmarks.costs import Cost, LayerCost, Mode, layer_costs, total
 from benchmarks.markdown import markdown_table
 from benchmarks.throughput import calibrate, cpu_idle_fraction, time_steps, warn_if_busy
-from cli import run_program
+from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json
 from models import ModelConfig
@@ -188,7 +187,7 @@ def to_record(a: Arguments, layers: dict[Mode, list[LayerCost]], floors: dict[tu
 
 def main(argv: list[str]) -> None:
     """Count, measure, print and write."""
-    a = tyro.cli(Arguments, args=argv, description=__doc__)
+    a = parse_arguments(Arguments, argv, __doc__)
     layers: dict[Mode, list[Any]] = {m: layer_costs(a.model_config(), m, a.batch_size) for m in get_args(Mode)}
     for mode, rows in layers.items():
         print(f"{mode}: {a.model} on {a.dataset} shapes, T = {a.n_steps}, per image of a batch of {a.batch_size}\n")

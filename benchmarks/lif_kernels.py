@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from benchmarks.throughput import calibrate, cpu_idle_fraction, time_steps, warn_if_busy
-from cli import run_program
+from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json
 from models import build_model
@@ -235,7 +235,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Parse, measure, print and write."""
-    a = tyro.cli(Arguments, args=argv, default=Arguments(Benchmark()), description=__doc__)
+    a = parse_arguments(Arguments, argv, __doc__, default=Arguments(Benchmark()))
     keep_freed_memory()
     device = resolve_device(a.benchmark.device)
     source, idle = provenance(device), cpu_idle_fraction()

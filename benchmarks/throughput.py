@@ -25,7 +25,7 @@ import tyro
 from torch import Generator, nn
 
 from benchmarks import sweeps
-from cli import run_program
+from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json
 from models import ModelConfig, build_model
@@ -285,7 +285,7 @@ def run(a: Arguments) -> tuple[str, dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     """Parse, measure, print and write."""
-    a = tyro.cli(Arguments, args=argv, default=Arguments(Benchmark()), description=__doc__)
+    a = parse_arguments(Arguments, argv, __doc__, default=Arguments(Benchmark()))
     keep_freed_memory()
     if a.threads is not None:
         torch.set_num_threads(a.threads)

@@ -53,7 +53,7 @@ BAD_INPUT = {
     "--lr -1": "--lr must be positive, got -1.0",
     "--lr 0": "--lr must be positive, got 0.0",
     "--lr nan": "--lr must be positive, got nan",
-    "--lr inf": "--lr must be finite",
+    "--lr inf": "--lr must be at most 1e+06",
     "--weight-decay -1": "--weight-decay must not be negative",
     "--seed -1": "--seed must not be negative, got -1",
     "--seed 99999999999999999999": "--seed must be below 2**32",
@@ -63,6 +63,11 @@ BAD_INPUT = {
     "--device cuda:99": "device 'cuda:99' was asked for, but PyTorch finds",
     "--dataset imagenet": "unknown data set 'imagenet'; choose one of digits, mnist",
     "--model gan": "unknown model 'gan'; choose one of esvae",
+    "--lr 1e38": "--lr must be at most 1e+06, got 1e+38",
+    "--epochs many": "Error parsing --epochs: invalid literal for int() with base 10: 'many'; --help shows",
+    "--backend fast": "invalid choice 'fast' for argument '--backend'",
+    "--no-such-flag 3 --another": "Unrecognized options: --no-such-flag, 3, --another; --help shows every flag",
+    "--model": "argument --model: expected one argument",
     "--variant original": "unknown variant 'original'; choose one of paper, code",
 }
 

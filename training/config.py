@@ -1,6 +1,5 @@
 """What a run is: one frozen dataclass, and presets that state only what differs from the paper's CIFAR-10 run."""
 
-import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -16,6 +15,7 @@ Model = Literal["esvae", "fsvae", "taid", "ann_vae"]
 Variant = Literal["paper", "code"]
 Backend = Literal["auto", "native", "triton", "scan", "torch", "cupy"]
 
+LARGEST = 1e6  # of rates and weights: far above use, far below what overflows float32
 RUNTIME = {"runtime": True}  # marks fields that may change when a run goes on
 
 
@@ -94,8 +94,8 @@ class Config:
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
         for name in ("lr", "bottleneck_lr_factor", "weight_decay", "mmd_weight"):
-            if math.isinf(getattr(self, name)):
-                raise UserError(f"--{name.replace('_', '-')} must be finite")
+            if getattr(self, name) > LARGEST:
+                raise UserError(f"--{name.replace('_', '-')} must be at most {LARGEST:g}, got {getattr(self, name)}")
         if self.seed >= 2**32:  # the order of an epoch has a seed a million times larger, and torch a limit
             raise UserError(f"--seed must be below 2**32, got {self.seed}")
 
