@@ -4,7 +4,7 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
 import tyro
@@ -31,9 +31,14 @@ def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str
 
 
 def _in_one_line(box: str) -> str:
-    """What tyro says above the first rule inside its box."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    return " ".join(takewhile(lambda line: not line.startswith("─"), lines)) or " ".join(box.split())
+    """What tyro says inside its box, from the rule with the title to the next one; drawn in Unicode or ASCII."""
+    lines = [line.strip("│| ") for line in box.splitlines()]
+    _, *inside = dropwhile(lambda line: not _is_rule(line), [*lines, "---"])
+    return " ".join(takewhile(lambda line: not _is_rule(line), inside)) or " ".join(box.split())
+
+
+def _is_rule(line: str) -> bool:
+    return "───" in line or "---" in line
 
 
 def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> int:
