@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from cli import run_program
 from errors import UserError
 from files import write_json
-from models import build_model
+from models import ModelConfig, build_model
 from neurons import set_backend
 from provenance import provenance
 from training.config import Backend, Config, Dataset, Model, Variant, preset
@@ -118,8 +118,8 @@ class Throughput:
         )
 
 
-def measure(benchmark: Benchmark) -> Throughput:
-    """Build the model, warm up, find out how many steps fill a repeat, then time the repeats.
+def measure(benchmark: Benchmark, make: Callable[[Benchmark, torch.device], Step]) -> Throughput:
+    """Make the step, warm up, find out how many of them fill a repeat, then time the repeats.
 
     Raises:
         UserError: device or backend cannot run here, or the batch does not fit into memory.
@@ -128,7 +128,7 @@ def measure(benchmark: Benchmark) -> Throughput:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        step = make_step(benchmark, device)
+        step = make(benchmark, device)
         time_steps(step, benchmark.warmup, device)
         n_steps = calibrate(step, benchmark.seconds, device)
         times = [time_steps(step, n_steps, device) for _ in range(benchmark.repeats)]
@@ -140,21 +140,31 @@ def measure(benchmark: Benchmark) -> Throughput:
 
 def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     """A function that trains on one batch, or generates one."""
-    config = benchmark.config()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = build_model(config.model_config()).to(device)
-    set_backend(model, resolve_backend(benchmark.backend, device))
+    model = make_model(benchmark, device)
     noise = Generator(device).manual_seed(SEED)
     if benchmark.mode == "sample":
         return _sampling_step(model, benchmark.batch_size, noise)
-    return _training_step(model, config, benchmark.batch_size, noise)
+    return _training_step(model, benchmark.config(), benchmark.batch_size, noise)
+
+
+def make_model(benchmark: Benchmark, device: torch.device) -> nn.Module:
+    """The benchmark's model, freshly initialised, the same every time, on its backend."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = build_model(benchmark.config().model_config()).to(device)
+    set_backend(model, resolve_backend(benchmark.backend, device))
+    return model
+
+
+def random_images(n: int, config: ModelConfig, noise: Generator) -> Tensor:
+    """n images of uniform noise, [n, C, H, W] in [-1, 1], of the size that the model takes."""
+    shape = (n, config.image_channels, config.image_size, config.image_size)
+    return torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
 
 
 def _training_step(model: nn.Module, config: Config, batch_size: int, noise: Generator) -> Step:
     model.train()
-    shape = (batch_size, model.config.image_channels, model.config.image_size, model.config.image_size)
-    x = torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
+    x = random_images(batch_size, model.config, noise)
     optimizer = make_optimizer(model, config)
     return lambda: training_step(model, optimizer, x, noise)
 
@@ -254,19 +264,29 @@ def describe(record: dict[str, Any]) -> str:
 def main(argv: list[str]) -> None:
     """Parse, measure, print and write."""
     a = tyro.cli(Arguments, args=argv, default=Arguments(Benchmark()), description=__doc__)
+    conditions = prepare(a)
+    throughput = measure(a.benchmark, make_step)
+    print(throughput)
+    save_record(a.json, throughput.to_dict() | conditions)
+
+
+def prepare(arguments: Arguments) -> dict[str, Any]:
+    """Set the threads, print what will be timed and how busy the machine is; that, JSON-serialisable."""
     keep_freed_memory()
-    if a.threads is not None:
-        torch.set_num_threads(a.threads)
-    record = facts(a.benchmark)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    record = facts(arguments.benchmark)
     print(describe(record), flush=True)
     idle = cpu_idle_fraction()
     warn_if_busy(idle)
-    throughput = measure(a.benchmark)
-    print(throughput)
-    if a.json is not None:
-        record = throughput.to_dict() | {"cpu_idle_fraction_before": idle} | record
-        write_json(a.json, record)
-        print(a.json)
+    return {"cpu_idle_fraction_before": idle} | record
+
+
+def save_record(file: Path | None, record: dict[str, Any]) -> None:
+    """Write the record and name the file, where one was asked for."""
+    if file is not None:
+        write_json(file, record)
+        print(file)
 
 
 if __name__ == "__main__":
