@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from benchmarks import sweeps
 from cli import parse_arguments, run_program
@@ -134,8 +134,8 @@ class Throughput:
         )
 
 
-def measure(benchmark: Benchmark) -> Throughput:
-    """Build the model, warm up, find out how many steps fill a repeat, then time the repeats.
+def measure(benchmark: Benchmark, make: Callable[[Benchmark, torch.device], Step]) -> Throughput:
+    """Make the step, warm up, find out how many of them fill a repeat, then time the repeats.
 
     Raises:
         UserError: device or backend cannot run here, or the batch does not fit into memory.
@@ -144,7 +144,7 @@ def measure(benchmark: Benchmark) -> Throughput:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        step = make_step(benchmark, device)
+        step = make(benchmark, device)
         time_steps(step, benchmark.warmup, device)
         n_steps = calibrate(step, benchmark.seconds, device)
         times = [time_steps(step, n_steps, device) for _ in range(benchmark.repeats)]
@@ -156,21 +156,31 @@ def measure(benchmark: Benchmark) -> Throughput:
 
 def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     """A function that trains on one batch, or generates one."""
-    config = benchmark.config()
+    model = make_model(benchmark, device)
+    noise = Generator(device).manual_seed(SEED)
+    if benchmark.mode == "sample":
+        return _sampling_step(model, benchmark.batch_size, noise)
+    return _training_step(model, benchmark.config(), benchmark.batch_size, noise)
+
+
+def make_model(benchmark: Benchmark, device: torch.device) -> nn.Module:
+    """The benchmark's model, freshly initialised, the same every time, on its backend."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = build_model(benchmark.model_config()).to(device)
     set_backend(model, resolve_backend(benchmark.backend, device))
-    noise = Generator(device).manual_seed(SEED)
-    if benchmark.mode == "sample":
-        return _sampling_step(model, benchmark.batch_size, noise)
-    return _training_step(model, config, benchmark.batch_size, noise)
+    return model
+
+
+def random_images(n: int, config: ModelConfig, noise: Generator) -> Tensor:
+    """n images of uniform noise, [n, C, H, W] in [-1, 1], of the size that the model takes."""
+    shape = (n, config.image_channels, config.image_size, config.image_size)
+    return torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
 
 
 def _training_step(model: nn.Module, config: Config, batch_size: int, noise: Generator) -> Step:
     model.train()
-    shape = (batch_size, model.config.image_channels, model.config.image_size, model.config.image_size)
-    x = torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
+    x = random_images(batch_size, model.config, noise)
     optimizer = make_optimizer(model, config)
     return lambda: training_step(model, optimizer, x, noise)
 
@@ -276,7 +286,7 @@ def describe(record: dict[str, Any]) -> str:
 def run(a: Arguments) -> tuple[str, dict[str, Any]]:
     """Measure one point in this process, or several in processes of their own: text and JSON-serialisable numbers."""
     if not (a.compare or a.sweep):
-        throughput = measure(a.benchmark)
+        throughput = measure(a.benchmark, make_step)
         return str(throughput), throughput.to_dict()
     points = sweeps.backends(a.benchmark) if a.compare else sweeps.sizes(a.benchmark)
     results = sweeps.measure_each(points, a.threads)
@@ -286,18 +296,29 @@ def run(a: Arguments) -> tuple[str, dict[str, Any]]:
 def main(argv: list[str]) -> None:
     """Parse, measure, print and write."""
     a = parse_arguments(Arguments, argv, __doc__, default=Arguments(Benchmark()))
+    conditions = prepare(a, **({"backend": "each in turn"} if a.compare else {}))
+    text, numbers = run(a)
+    print(text)
+    save_record(a.json, numbers | conditions)
+
+
+def prepare(arguments: Arguments, **facts_to_change: Any) -> dict[str, Any]:
+    """Set the threads, print what will be timed and how busy the machine is; that, JSON-serialisable."""
     keep_freed_memory()
-    if a.threads is not None:
-        torch.set_num_threads(a.threads)
-    record = facts(a.benchmark) | ({"backend": "each in turn"} if a.compare else {})
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    record = facts(arguments.benchmark) | facts_to_change
     print(describe(record), flush=True)
     idle = cpu_idle_fraction()
     warn_if_busy(idle)
-    text, numbers = run(a)
-    print(text)
-    if a.json is not None:
-        write_json(a.json, numbers | {"cpu_idle_fraction_before": idle} | record)
-        print(a.json)
+    return {"cpu_idle_fraction_before": idle} | record
+
+
+def save_record(file: Path | None, record: dict[str, Any]) -> None:
+    """Write the record and name the file, where one was asked for."""
+    if file is not None:
+        write_json(file, record)
+        print(file)
 
 
 if __name__ == "__main__":

@@ -103,16 +103,11 @@ class FSVAE(Model):
         """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
         return self.decoder(z)
 
-    @torch.no_grad()
-    def sample_latent(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draw n latent spike trains from the prior, step by step: z [T, n, D]. Meant for evaluation mode."""
+    def sample_latent(self, n: int, generator: Generator | None = None, recompute: bool = False) -> Tensor:
+        """Draw n latent spike trains from the prior: z [T, n, D]. Meant for evaluation mode; see `draw_stepwise`."""
         weight = self.prior_network.layers[0].synapse.weight
         index = self._pick(n, weight.device, generator)
-        z = torch.zeros(index.shape, device=weight.device, dtype=weight.dtype)
-        reset_state(self.prior_network)
-        for t in range(self.config.n_steps):
-            z[t] = choose(self.prior_network(step_before(z, t)), index[t : t + 1])[0]
-        return z
+        return draw_stepwise(self.prior_network, weight.new_empty(self.config.n_steps, n, 0), index, recompute)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Generate n images [n, C, H, W] in [-1, 1]."""
@@ -127,7 +122,8 @@ class FSVAE(Model):
         """
         x_spikes = self.encode(x)
         index = self._pick(len(x), x.device, generator)
-        fed_back = self.draw_posterior(x_spikes, index)
+        # In training, tdBN's statistics span all steps seen so far, so each step runs the earlier ones again.
+        fed_back = self.draw_posterior(x_spikes, index, recompute=self.training)
         q = self.posterior(x_spikes, fed_back)
         z = choose(q, index)
         p = self._scheduled_prior(z.detach(), generator) if self.training else self.prior(z)
@@ -144,22 +140,10 @@ class FSVAE(Model):
         loss = reconstruction + self.config.mmd_weight * mmd
         return {"loss": loss, "reconstruction": reconstruction, "mmd": mmd}
 
-    @torch.no_grad()
-    def draw_posterior(self, x_spikes: Tensor, index: Tensor) -> Tensor:
-        """The z that is fed back: x_e [T, N, D], picks [T, N, D] -> z [T, N, D], of which the last step is unused.
-
-        In training, tdBN's statistics span all steps seen so far, so each step runs the earlier ones again. In
-        evaluation each step depends on the earlier ones through the membranes alone, which are carried on.
-        """
-        z = torch.zeros_like(x_spikes)
-        reset_state(self.posterior_network)
-        for t in range(self.config.n_steps - 1):
-            if self.training:
-                q = self.posterior(x_spikes[: t + 1], z[: t + 1])[-1:]
-            else:
-                q = self.posterior_network(torch.cat([x_spikes[t : t + 1], step_before(z, t)], dim=-1))
-            z[t] = choose(q, index[t : t + 1])[0]
-        return z
+    def draw_posterior(self, x_spikes: Tensor, index: Tensor, recompute: bool = False) -> Tensor:
+        """The z that is fed back: x_e and picks [T, N, D] -> z [T, N, D], its last step, which nothing sees, 0."""
+        z = draw_stepwise(self.posterior_network, x_spikes, index[:-1], recompute)
+        return torch.cat([z, torch.zeros_like(x_spikes[:1])])
 
     def _scheduled_prior(self, z: Tensor, generator: Generator | None) -> Tensor:
         """The prior, some of its inputs replaced by its own draws: one coin per step for the whole batch."""
@@ -187,14 +171,35 @@ def from_rest(network: LatentNetwork, x_seq: Tensor) -> Tensor:
     return candidates
 
 
+@torch.no_grad()
+def draw_stepwise(network: LatentNetwork, x_seq: Tensor, index: Tensor, recompute: bool) -> Tensor:
+    """Draw z step by step, each step seeing the z before it.
+
+    In evaluation mode a step depends on the earlier ones through the membranes alone, so these can be carried on;
+    recomputing gives the same z then, for (T + 1) / 2 times the work.
+
+    Args:
+        network: the one to draw from.
+        x_seq: what it sees beside z[t-1], [T or more, N, in - D].
+        index: which candidate becomes z, [T, N, D].
+        recompute: run the earlier steps again at every step.
+
+    Returns:
+        z [T, N, D].
+    """
+    z = x_seq.new_zeros(len(index) + 1, *index.shape[1:])  # from z[-1] = 0 on
+    for t in range(len(index)):
+        first = 0 if recompute else t
+        if first == 0:
+            reset_state(network)
+        candidates = network(torch.cat([x_seq[first : t + 1], z[first : t + 1]], dim=-1))
+        z[t + 1] = choose(candidates[-1:], index[t : t + 1])[0]
+    return z[1:]
+
+
 def previous(z: Tensor) -> Tensor:
     """z [T, ...] -> z[t-1] at step t, zeros at the first; a new tensor."""
     return torch.cat([torch.zeros_like(z[:1]), z[:-1]])
-
-
-def step_before(z: Tensor, t: int) -> Tensor:
-    """z[t-1] as one step [1, ...], zeros for t = 0."""
-    return z[t - 1 : t] if t else torch.zeros_like(z[:1])
 
 
 def choose(candidates: Tensor, index: Tensor) -> Tensor:

@@ -99,7 +99,18 @@ def test_carrying_the_membranes_equals_running_all_earlier_steps_again(images: T
     for t in range(T - 1):
         z[t] = choose(model.posterior(x_spikes[: t + 1], z[: t + 1])[-1:], index[t : t + 1])[0]
     assert z.any()
-    assert model.draw_posterior(x_spikes, index).equal(z)
+    for recompute in (False, True):
+        assert model.draw_posterior(x_spikes, index, recompute).equal(z)
+
+
+def test_generation_carries_the_membranes_too(images: Tensor) -> None:
+    model, lengths = warmed_up(make(), images), []
+    model.prior_network.register_forward_hook(lambda _, inputs, __: lengths.append(len(inputs[0])))
+    carried, again = (
+        model.sample_latent(N, torch.Generator().manual_seed(4), recompute) for recompute in (False, True)
+    )
+    assert lengths == [1] * T + [*range(1, T + 1)]
+    assert carried.any() and carried.equal(again)
 
 
 def test_training_updates_the_posteriors_statistics_once_per_step(images: Tensor) -> None:
