@@ -110,7 +110,11 @@ def measure(a: Arguments) -> dict[str, Any]:
     runs |= {name: (name, None) for name in BACKENDS_ON[device.type] if name != first}
     found = {}
     for name, (backend, moved) in runs.items():
-        found[name] = losses(config, images, backend, a.steps, moved)
+        try:
+            found[name] = losses(config, images, backend, a.steps, moved)
+        except UserError as error:  # a backend that cannot run here
+            print(f"{name}: left out, {error}", flush=True)
+            continue
         print(f"{name}: {distance(reference, found[name]):.3%} from {first}", flush=True)
     distances = {name: distance(reference, run) for name, run in found.items()}
     return {
