@@ -24,7 +24,8 @@ def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
         one entry per earlier start of this run, [] for a new one.
 
     Raises:
-        UserError: another run lives there (the differences are listed), or the folder is not a run's.
+        UserError: another run lives there (the differences are listed), the folder is not a run's, or a trained
+            run has lost its state.
     """
     folder = config.run_dir
     try:
@@ -45,6 +46,8 @@ def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
     changed = [f"{key} {old[key]!r} -> {new[key]!r}" for key in config.identity() if old[key] != new[key]]
     if changed:
         raise UserError(f"{folder} holds another run ({'; '.join(changed)}); give a --name, or --fresh to replace it")
+    if "model.safetensors" in names and "last.pt" not in names:
+        raise UserError(f"{folder} has a trained model but no last.pt to go on from; --fresh trains it again")
     return record["starts"]
 
 

@@ -171,6 +171,17 @@ def test_fresh_killed_while_deleting_leaves_no_run_to_go_on(config: Config, monk
     assert previous_starts(config, fresh=True) == []  # and the same command can be given again
 
 
+def test_a_trained_run_without_its_state_is_not_trained_again_unasked(
+    train: Callable, finished: Path, contents: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    (finished / "last.pt").unlink()
+    before = contents(finished)
+    assert train("--epochs", "3") == 2
+    assert "has a trained model but no last.pt" in errors_line(capsys)
+    assert contents(finished) == before
+    assert train("--epochs", "1", "--fresh") == 0 and (finished / "last.pt").exists()
+
+
 @pytest.mark.parametrize("flags", [(), ("--fresh",)])
 def test_a_folder_of_other_things_is_refused(
     train: Callable, run_dir: Path, contents: Callable, capsys: pytest.CaptureFixture, flags: tuple[str, ...]
