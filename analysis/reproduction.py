@@ -87,11 +87,11 @@ def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dic
     the released file.
     """
     weights = places.pretrained / f"{row.name}.safetensors"
-    exact, _ = evaluate(Evaluation(folder, device=device))
-    save_model(load_model(folder), weights, read_metadata(folder)["run"], torch.float16)
+    model, run = load_model(folder), read_metadata(folder)["run"]
+    save_model(model, weights, run, torch.float16)
     record, pictures = evaluate(Evaluation(weights, device=device))
-    if not _close(record, exact):
-        save_model(load_model(folder), weights, read_metadata(folder)["run"])
+    if not _close(record["reconstruction_loss"]["value"], run["test_reconstruction"]):
+        save_model(model, weights, run)
         record, pictures = evaluate(Evaluation(weights, device=device))
     log = pd.read_csv(folder / METRICS_FILE)
     record |= {
@@ -152,9 +152,8 @@ def _epochs_done(row: Row, places: Places) -> int:
     return result["epochs"] if result and result["status"] == "done" else 0
 
 
-def _close(record: dict[str, Any], exact: dict[str, Any]) -> bool:
-    value, reference = (r["reconstruction_loss"]["value"] for r in (record, exact))
-    return abs(value - reference) <= HALF_PRECISION_TOLERANCE * reference
+def _close(value: float, exact: float) -> bool:
+    return abs(value - exact) <= HALF_PRECISION_TOLERANCE * exact
 
 
 def _write_failure(row: Row, places: Places, error: UserError) -> None:
