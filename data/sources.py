@@ -70,6 +70,11 @@ def find(spec: DatasetSpec, split: str, data_dir: Path) -> Source:
     return Source(files, functools.partial(_build, spec, split, data_dir))
 
 
+def is_at_hand(spec: DatasetSpec, split: str, data_dir: Path) -> bool:
+    """Whether the files of one split are under `data_dir`."""
+    return all(path.is_file() for path in _files(spec.name, split, data_dir))
+
+
 def _torchvision_class(dataset: str) -> Any:
     from torchvision import datasets
 
