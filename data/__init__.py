@@ -1,6 +1,7 @@
 """Image data sets as uint8 tensors, and float batches of them. Knows files and nothing of models."""
 
 from data.batches import batches, n_batches, training_batches
+from data.image_sets import read_image_set
 from data.loading import is_at_hand, load_split
 from data.pixels import to_uint8, to_unit_range
 from data.specs import DATASETS, DatasetSpec, Split
@@ -13,6 +14,7 @@ __all__ = [
     "is_at_hand",
     "load_split",
     "n_batches",
+    "read_image_set",
     "to_uint8",
     "to_unit_range",
     "training_batches",

@@ -121,6 +121,39 @@ def features(network: Autoencoder, images: Iterable[Tensor], protocol: str) -> T
     return torch.cat([network.encode(x.double()) for x in images])
 
 
+@dataclass(frozen=True, eq=False)
+class FadMetric:
+    """FAD by one protocol, ready to score images: a file that is missing is found out before any are drawn.
+
+    Attributes:
+        network, protocol, reference: as for `fad`.
+        training_images: what real training images score, None if that is not known.
+    """
+
+    network: FeatureNetwork
+    protocol: str
+    reference: Statistics
+    training_images: dict[str, Any] | None
+
+    @classmethod
+    def prepare(cls, network: FeatureNetwork, protocol: str, data_dir: Path | str | None = None) -> "FadMetric":
+        """Errors as `reference`."""
+        goal = reference(network, protocol, data_dir)
+        return cls(network, protocol, goal, training_images(network, protocol, data_dir))
+
+    def __call__(self, images: Tensor) -> dict[str, Any]:
+        """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another."""
+        count = "" if len(images) == N_SAMPLES else f", {len(images):,} images where the released program takes 5,120"
+        return {
+            "value": fad(images, self.network, self.reference, self.protocol),
+            "protocol": f"{self.protocol}: {PROTOCOLS[self.protocol]}{count}",
+            "n_images": len(images),
+            "split": "test",
+            "feature_network": self.network.description,
+            "training_images": self.training_images,
+        }
+
+
 def fad(images: Tensor, network: FeatureNetwork, reference: Statistics, protocol: str = "official") -> float:
     """FAD of images [N, C, H, W] in [-1, 1] in the order given.
 
