@@ -27,14 +27,16 @@ from torch import Tensor
 from data import DATASETS, batches, is_at_hand, load_split
 from errors import UnavailableError, UserError
 from metrics.frechet import frechet_distance, statistics
-from models import Autoencoder, load_model
+from models import Autoencoder, load_model, read_metadata
 from models.authors import SUFFIXES
+from models.checkpoint import find_model_file
 
 PROTOCOLS = {
     "official": "batch statistics (training mode), images in batches of 128, test split in batches of 256",
     "eval": "running statistics (evaluation mode)",
 }
 N_SAMPLES = 5120
+FULL_EPOCHS = 150  # of the autoencoder's training
 SAMPLE_BATCH, REFERENCE_BATCH = 128, 256
 
 PUBLISHED = Path(__file__).parent / "fad_data"
@@ -58,31 +60,44 @@ class FeatureNetwork:
         dataset: that it belongs to.
         file: of its weights.
         origin: `shipped` with the project, `published` by the authors in a file of the user's, or `own`.
+        run: of an `own` one, what is stored of its training.
     """
 
     network: Autoencoder
     dataset: str
     file: Path
     origin: str
+    run: dict[str, Any]
 
     @property
     def description(self) -> str:
         """What a reader must know to compare numbers."""
         digest = hashlib.sha256(self.file.read_bytes()).hexdigest()[:12]
-        kind = "own, its FAD compares with no other network's" if self.origin == "own" else "by Kamata et al."
-        return f"autoencoder for {self.dataset}, {kind} ({self.file.name}, sha256 {digest})"
+        kind = f"own, {_budget(self.run)}" if self.origin == "own" else "by Kamata et al."
+        note = ", FAD compares only with that of the same file" if self.origin == "own" else ""
+        return f"autoencoder for {self.dataset}, {kind} ({self.file.name}, sha256 {digest}{note})"
+
+
+def _budget(run: dict[str, Any]) -> str:
+    """How much an own network was trained: less than the released recipe is labelled so."""
+    epochs, config = run.get("epochs"), run.get("config", {})
+    if epochs is None:
+        return "nothing known of its training"
+    images = f" of {config['train_images']:,} images" if config.get("train_images") else ""
+    reduced = ", REDUCED" if epochs < FULL_EPOCHS or images else ""
+    return f"trained {epochs} of {FULL_EPOCHS} epochs{images}{reduced}"
 
 
 def load_feature_network(
     dataset: str, weights: Path | None = None, device: str | torch.device = "cpu"
 ) -> FeatureNetwork:
-    """The autoencoder of a data set: from the file `weights`, or the one that comes with the project.
+    """The autoencoder of a data set: from `weights`, a file or run folder, or the one that comes with the project.
 
     Raises:
         UnavailableError: none comes with the project.
         UserError: a damaged file, another kind of model, or one for other images.
     """
-    file = weights or _shipped_weights(dataset)
+    file = find_model_file(weights) if weights else _shipped_weights(dataset)
     network = load_model(file, str(device))
     if type(network) is not Autoencoder:  # the ANN VAE is one too
         raise UserError(f"{file} holds a {network.config.model}, not an autoencoder: give FAD's with --fad-weights")
@@ -93,7 +108,8 @@ def load_feature_network(
             f"has {spec.channels}x{spec.image_size}x{spec.image_size}: give another file with --fad-weights"
         )
     published = file.suffix in SUFFIXES
-    return FeatureNetwork(network, dataset, file, "own" if not published else "published" if weights else "shipped")
+    origin = "own" if not published else "published" if weights else "shipped"
+    return FeatureNetwork(network, dataset, file, origin, read_metadata(file)["run"])
 
 
 def _shipped_weights(dataset: str) -> Path:

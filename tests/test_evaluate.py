@@ -385,7 +385,7 @@ def test_an_autoencoder_of_the_users_own_is_taken(score: Callable, tmp_path: Pat
     save_model(build_model(ModelConfig(model="autoencoder", image_channels=1, latent_dim=16)), own)
     record = score("--metrics", "fad", "--n-samples", "64", "--fad-weights", str(own))
     assert record["fad"]["value"] > 0
-    assert "compares with no other network's" in record["fad"]["feature_network"]
+    assert "nothing known of its training" in record["fad"]["feature_network"]
     assert record["fad"]["training_images"]["n_images"] == 1500
 
 

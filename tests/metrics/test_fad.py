@@ -151,7 +151,7 @@ def test_a_network_of_the_users_own_is_compared_with_the_test_split(save_autoenc
     real = training_images(network, "eval")
     assert itself < 1e-6 * real["value"] and real["n_images"] == 1500
     assert fad(test, network, reference(network, "official")) > 1e3 * itself  # batches of 128, not of 256
-    assert "compares with no other network's" in network.description
+    assert "nothing known of its training" in network.description
 
 
 def test_the_papers_weights_in_a_file_of_the_users_are_known_by_its_kind(tmp_path: Path) -> None:
