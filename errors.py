@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class AbsentError(UserError, AttributeError):
     """A model was asked for what it has not got. Also an AttributeError, so that `hasattr` answers False."""
+
+
+class UnavailableError(UserError):
+    """A metric cannot be measured with the files at hand: left out with a line that says so, the others go on."""

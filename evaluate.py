@@ -1,36 +1,52 @@
-"""Evaluate a trained model on its test split.
+"""Evaluate a trained model, or any images.
 
     python evaluate.py --checkpoint runs/mnist-esvae-paper-seed42
-    python evaluate.py --checkpoint pretrained/esvae-digits.safetensors --json result.json
+    python evaluate.py --checkpoint pretrained/esvae-mnist-short.safetensors --metrics reconstruction,fad
+    python evaluate.py --images samples.npz --dataset mnist --metrics fad
 
-Prints the reconstruction loss beside the paper's rows and two baselines; writes evaluation.json and picture
-grids into the run folder (for a model file: into runs/evaluation-<name>/).
+Prints each metric with its protocol, beside the paper's rows and baselines; writes evaluation.json and picture grids
+into the run folder (for a file: into runs/evaluation-<name>/). Metrics: `reconstruction` of the test split, `fad` of
+5,120 samples as the released program computes it, `fad_eval` the same in evaluation mode.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from analysis.evaluation import Evaluation, evaluate, save_pictures
-from analysis.tables import as_text, comparison
+from torch import Tensor
+
+from analysis.evaluation import Evaluation, evaluate, output_folder, save_pictures
+from analysis.generation import evaluate_images, parse_metrics
+from analysis.tables import as_text, comparison, metric_lines
 from cli import parse_arguments, run_program
+from errors import UserError
 from files import write_json
+from metrics.fad import N_SAMPLES
 from training.config import Backend, Dataset
 from training.device import keep_freed_memory
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Evaluate a trained model."""
+    """Evaluate a trained model, or any images."""
 
-    checkpoint: Path
+    checkpoint: Path | None = None
     """run folder, or model file"""
+    images: Path | None = None
+    """instead of a model: .npz file of one array, uint8 or floats in [-1, 1], [N, H, W] or [N, H, W, C]"""
     dataset: Dataset | None = None
-    """test images; the data set that the model was trained on if None"""
+    """what to compare with; the data set that the model was trained on if None"""
+    metrics: str | None = None
+    """separated by commas: reconstruction, fad, fad_eval; reconstruction (of --images: fad) if None"""
     data_dir: Path | None = None
     """where the data sets are or go; $ESVAE_DATA_DIR or ./datasets if None"""
+    fad_weights: Path | None = None
+    """FAD's autoencoder; needed for CIFAR-10 and CelebA only, see metrics/fad_data/README.md"""
     n_images: int | None = None
-    """score the first so many test images only"""
+    """score the first so many test images (of --images: of its images) only"""
+    n_samples: int = N_SAMPLES
+    """images to generate for fad"""
     seed: int = 0
     """of the posterior's and the prior's noise"""
     json: Path | None = None
@@ -44,19 +60,31 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Parse, evaluate, print and write."""
     a = parse_arguments(Arguments, argv, __doc__)
+    if (a.checkpoint is None) == (a.images is None):
+        raise UserError("give one of --checkpoint (a model) and --images (a file of images)")
     keep_freed_memory()
-    request = Evaluation(a.checkpoint, a.dataset, a.data_dir, a.n_images, a.seed, a.device, a.backend)
-    record, pictures = evaluate(request)
-    print(as_text(comparison(record)))
-    measured = record["reconstruction_loss"]
-    print(
-        f"\nreconstruction_loss {measured['value']:.6f}: {measured['protocol']}, {record['epoch_rule']}; "
-        f"LIF backend {record['lif_backend']}"
-    )
-    file = a.json or request.output / "evaluation.json"
+    record, pictures = _images(a) if a.images else _checkpoint(a)
+    print(as_text(comparison(record)), end="\n\n")
+    for line in metric_lines(record):
+        print(line)
+    folder = output_folder(a.images or a.checkpoint)
+    file = a.json or folder / "evaluation.json"
     write_json(file, record)
-    for path in [file, *save_pictures(pictures, request.output)]:
+    for path in [file, *save_pictures(pictures, folder)]:
         print(path)
+
+
+def _checkpoint(a: Arguments) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    metrics = parse_metrics(a.metrics or "reconstruction")
+    settings = (a.seed, a.device, a.backend, metrics, a.n_samples, a.fad_weights)
+    return evaluate(Evaluation(a.checkpoint, a.dataset, a.data_dir, a.n_images, *settings))
+
+
+def _images(a: Arguments) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if a.dataset is None:
+        raise UserError("--images needs --dataset: what to compare the images with")
+    metrics = parse_metrics(a.metrics or "fad")
+    return evaluate_images(a.images, a.dataset, metrics, a.data_dir, a.fad_weights, a.n_images, a.device), {}
 
 
 if __name__ == "__main__":

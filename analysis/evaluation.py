@@ -1,4 +1,4 @@
-"""Score a checkpoint on a test split and draw what it reconstructs and generates."""
+"""Score a checkpoint and draw what it reconstructs and generates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analysis.generation import prepare_metrics, sample_images
 from data import DATASETS, load_split, to_unit_range
 from errors import UserError
 from metrics import eight_bit_loss, evaluate_reconstruction, mean_image_loss
+from metrics.fad import N_SAMPLES
 from models import load_model, read_metadata
 from neurons import set_backend
 from provenance import provenance
@@ -28,9 +30,12 @@ class Evaluation:
         checkpoint: run folder or model file.
         dataset: test images; the data set that the model was trained on if None.
         data_dir: where the data sets are.
-        n_images: score the first so many test images only; all if None.
+        n_images: reconstruct the first so many test images only; all if None.
         seed: of the posterior's and the prior's noise.
         device, backend: as in training.
+        metrics: of `analysis.generation.METRICS`.
+        n_samples: images generated for the metrics that need such.
+        fad_weights: FAD's autoencoder; the one that comes with the project if None.
     """
 
     checkpoint: Path
@@ -40,42 +45,54 @@ class Evaluation:
     seed: int = 0
     device: str = "auto"
     backend: str = "auto"
+    metrics: tuple[str, ...] = ("reconstruction",)
+    n_samples: int = N_SAMPLES
+    fad_weights: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.n_samples < 2:
+            raise UserError(f"--n-samples must be at least 2, got {self.n_samples}")
         if self.n_images is not None and self.n_images < 1:
             raise UserError(f"--n-images must be at least 1, got {self.n_images}")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed must be at least 0 and below 2**32, got {self.seed}")
 
-    @property
-    def output(self) -> Path:
-        """Folder for pictures and numbers: the run folder, or one named after the model file."""
-        return self.checkpoint if self.checkpoint.is_dir() else Path("runs") / f"evaluation-{self.checkpoint.stem}"
+
+def output_folder(evaluated: Path) -> Path:
+    """Folder for pictures and numbers: the run folder, or one named after the file."""
+    return evaluated if evaluated.is_dir() else Path("runs") / f"evaluation-{evaluated.stem}"
 
 
 def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Compute everything; write nothing.
 
     Returns:
-        the record (JSON-serialisable: metrics with their protocol, baselines, configuration, provenance), and
-        picture grids by name, float [N, C, H, W] in [-1, 1].
+        the record (JSON-serialisable: metrics with their protocol, what was left out and why, baselines,
+        configuration, provenance), and picture grids by name, float [N, C, H, W] in [-1, 1].
 
     Raises:
-        UserError: a checkpoint or data set that cannot be used, or that do not fit each other.
+        UserError: a checkpoint or data set that cannot be used, or that do not fit each other; or no metric that
+            can be measured.
     """
     device = resolve_device(request.device)
     model = load_model(request.checkpoint, str(device))
     set_backend(model, resolve_backend(request.backend, device))
     run = read_metadata(request.checkpoint)["run"]
     dataset = _dataset(request, run, model)
-    train = load_split(dataset, "train", request.data_dir, device=device).images
-    test = load_split(dataset, "test", request.data_dir, limit=request.n_images, device=device).images
-    loss = evaluate_reconstruction(model, test, seed=request.seed)
-    record = {
-        "checkpoint": str(request.checkpoint),
-        "dataset": dataset,
-        "reconstruction_loss": _reconstruction(loss, dataset, test),
-        "baselines": {"mean training image": mean_image_loss(train, test), "8-bit copy": eight_bit_loss(test)},
+    scorers, left_out = prepare_metrics(request.metrics, dataset, request.data_dir, request.fad_weights, device)
+    if len(left_out) == len(request.metrics):
+        raise UserError(next(iter(left_out.values())))
+    record = {"checkpoint": str(request.checkpoint), "dataset": dataset, "baselines": {}}
+    pictures = {}
+    if "reconstruction" in request.metrics:
+        measured, pictures = _reconstruct(request, model, dataset, device)
+        record |= measured
+    if scorers:
+        samples = sample_images(model, request.n_samples, request.seed)
+        record |= {name: score(samples) for name, score in scorers.items()}
+        pictures.setdefault("samples", samples[: 2 * N_SHOWN])
+    record |= {
+        "left_out": left_out,
         "epochs": run.get("epochs"),
         "epoch_rule": "last epoch",
         "config": run.get("config"),
@@ -83,7 +100,21 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "seed": request.seed,
         "lif_backend": resolve_backend(request.backend, device),
     }
-    return record | provenance(device), draw(model, test, request.seed)
+    return record | provenance(device), pictures
+
+
+def _reconstruct(
+    request: Evaluation, model: nn.Module, dataset: str, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reconstruction loss and its baselines; pictures."""
+    train = load_split(dataset, "train", request.data_dir, device=device).images
+    test = load_split(dataset, "test", request.data_dir, limit=request.n_images, device=device).images
+    loss = evaluate_reconstruction(model, test, seed=request.seed)
+    record = {
+        "reconstruction_loss": _reconstruction(loss, dataset, test),
+        "baselines": {"mean training image": mean_image_loss(train, test), "8-bit copy": eight_bit_loss(test)},
+    }
+    return record, draw(model, test, request.seed)
 
 
 def _dataset(request: Evaluation, run: dict[str, Any], model: nn.Module) -> str:

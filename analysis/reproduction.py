@@ -11,6 +11,7 @@ import torch
 
 from analysis.evaluation import Evaluation, evaluate, save_pictures
 from analysis.experiments import Places, Row, read_result
+from analysis.generation import FAD_PROTOCOLS, METRICS
 from errors import UserError
 from files import write_atomically, write_json
 from models import load_model, read_metadata, save_model
@@ -89,10 +90,12 @@ def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dic
     weights = places.pretrained / f"{row.name}.safetensors"
     model, run = load_model(folder), read_metadata(folder)["run"]
     save_model(model, weights, run, torch.float16)
-    record, pictures = evaluate(Evaluation(weights, device=device))
+    record, pictures = evaluate(Evaluation(weights, device=device, metrics=METRICS))
     if not _close(record["reconstruction_loss"]["value"], run["test_reconstruction"]):
         save_model(model, weights, run)
-        record, pictures = evaluate(Evaluation(weights, device=device))
+        record, pictures = evaluate(Evaluation(weights, device=device, metrics=METRICS))
+    for name, reason in record["left_out"].items():
+        print(f"{name} left out: {reason}", flush=True)
     log = pd.read_csv(folder / METRICS_FILE)
     record |= {
         "name": row.name,
@@ -131,6 +134,7 @@ def card(record: dict[str, Any]) -> str:
         f"{record['epoch_rule']} ({record['epochs']})",
         "reconstruction loss": f"{loss['value']:.5f} ({loss['protocol']}; n = {loss['n_images']})",
         "mean training image": f"{record['baselines']['mean training image']:.5f}",
+        **{name: _fad_text(record[name]) for name in FAD_PROTOCOLS if name in record},
         "command": f"`{record['command']}`",
         "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s",
         "hardware": record["hardware"],
@@ -140,6 +144,15 @@ def card(record: dict[str, Any]) -> str:
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {record['name']}\n\n| | |\n|---|---|\n{rows}\n"
+
+
+def _fad_text(measured: dict[str, Any]) -> str:
+    real = measured["training_images"]
+    beside = f"; real training images score {real['value']:.3f}" if real else ""
+    return (
+        f"{measured['value']:.3f}{beside} ({measured['protocol']}; n = {measured['n_images']}; "
+        f"{measured['feature_network']})"
+    )
 
 
 def _has_news(row: Row, folder: Path, places: Places) -> bool:

@@ -17,14 +17,45 @@ def paper_table1(dataset: str) -> pd.DataFrame:
 
 def comparison(record: dict[str, Any]) -> pd.DataFrame:
     """An evaluation record's metrics above its baselines and the paper's rows."""
-    config = record["config"] or {}
-    name = f"{record['model']['model']} ({config.get('variant', 'unknown variant')}), {record['epochs']} epochs"
     measured = {metric: record[metric]["value"] for metric in METRICS if metric in record}
-    rows = [{"model": name, "source": "this run"} | measured]
+    rows = [{"model": _name(record), "source": "this run"} | measured]
     for baseline, loss in record["baselines"].items():
         rows.append({"model": baseline, "source": "baseline, measured", "reconstruction_loss": loss})
+    real = {metric: record[metric]["training_images"]["value"] for metric in measured if _has_real(record[metric])}
+    if real:
+        rows.append({"model": "real training images", "source": "baseline"} | real)
     table = pd.concat([pd.DataFrame(rows), paper_table1(record["dataset"])], ignore_index=True)
     return table.reindex(columns=["model", *METRICS, "source"])
+
+
+def _name(record: dict[str, Any]) -> str:
+    if "images" in record:
+        return Path(record["images"]).name
+    config = record["config"] or {}
+    return f"{record['model']['model']} ({config.get('variant', 'unknown variant')}), {record['epochs']} epochs"
+
+
+def _has_real(measured: dict[str, Any]) -> bool:
+    return measured.get("training_images") is not None
+
+
+def metric_lines(record: dict[str, Any]) -> list[str]:
+    """Each number with its protocol and what real images score; then what was left out, and why."""
+    lines = [_metric_line(name, record[name]) for name in (*METRICS, "fad_eval") if name in record]
+    if "lif_backend" in record:
+        lines.append(f"{record['epoch_rule']}; LIF backend {record['lif_backend']}")
+    return lines + [f"{name} left out: {reason}" for name, reason in record["left_out"].items()]
+
+
+def _metric_line(name: str, measured: dict[str, Any]) -> str:
+    line = f"{name} {measured['value']:.6f}: {measured['protocol']}"
+    if measured["feature_network"] is None:
+        return line
+    line += f"; n = {measured['n_images']}, {measured['split']} split; {measured['feature_network']}"
+    real = measured["training_images"]
+    if real is None:
+        return line + "; real training images: not known, the data set is not at hand"
+    return line + f"; real training images score {real['value']:.4f} (n = {real['n_images']}, {real['source']})"
 
 
 def as_text(table: pd.DataFrame) -> str:

@@ -1,7 +1,8 @@
 """Image data sets as uint8 tensors, and float batches of them. Knows files and nothing of models."""
 
 from data.batches import batches, n_batches, training_batches
-from data.loading import load_split
+from data.image_sets import read_image_set
+from data.loading import is_at_hand, load_split
 from data.pixels import to_uint8, to_unit_range
 from data.specs import DATASETS, DatasetSpec, Split
 
@@ -10,8 +11,10 @@ __all__ = [
     "DatasetSpec",
     "Split",
     "batches",
+    "is_at_hand",
     "load_split",
     "n_batches",
+    "read_image_set",
     "to_uint8",
     "to_unit_range",
     "training_batches",

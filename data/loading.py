@@ -38,10 +38,26 @@ def load_split(
     return Split(loaded.images.to(device), None if labels is None else labels.to(device))
 
 
+def is_at_hand(dataset: str, split: str, data_dir: Path | str | None = None) -> bool:
+    """Whether `load_split` would find the split's files without a download."""
+    spec = spec_of(dataset, split)
+    if spec.name == "celeba":
+        try:
+            celeba.find(spec, split, _folder(data_dir))
+        except UserError:
+            return False
+        return True
+    return spec.name == "digits" or sources.is_at_hand(spec, split, _folder(data_dir))
+
+
+def _folder(data_dir: Path | str | None) -> Path:
+    return Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "datasets").expanduser()
+
+
 def _whole(spec: DatasetSpec, split: str, data_dir: Path | str | None) -> Split:
     if spec.name == "digits":
         return sources.digits(split)
-    folder = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "datasets").expanduser()
+    folder = _folder(data_dir)
     find = celeba.find if spec.name == "celeba" else sources.find
     return cached(spec, split, folder, find(spec, split, folder))
 

@@ -1,6 +1,8 @@
-"""The two pixel scales: uint8 0..255 on disk and in memory, float32 -1..1 at the model."""
+"""The two pixel scales, uint8 0..255 on disk and in memory, float32 -1..1 at the model; and the way to 32x32."""
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 
@@ -19,3 +21,14 @@ def to_unit_range(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Map float pixels of any shape from [-1, 1] to uint8: rounded to nearest, values outside clamped."""
     return ((images + 1) / 2 * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def resized(pixels: np.ndarray, size: int) -> Tensor:
+    """Grey pixels [N, h, w] as [N, 1, size, size], by PIL's bilinear filter as in torchvision.
+
+    uint8 stays uint8, rounded; float32 stays float32, unrounded.
+    """
+    images = np.empty((len(pixels), 1, size, size), dtype=pixels.dtype)
+    for image, source in zip(images, pixels, strict=True):
+        image[0] = Image.fromarray(source).resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(images)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from data.cache import Source
+from data.pixels import resized
 from data.specs import DATASETS, DatasetSpec, Split
 from errors import UserError
 
@@ -53,7 +53,7 @@ def digits(split: str) -> Split:
     order = np.random.RandomState(0).permutation(len(bunch.images))
     chosen = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
     pixels = np.round(bunch.images[chosen] * (255 / 16)).astype(np.uint8)
-    images = _resized(pixels, DATASETS["digits"].image_size)
+    images = resized(pixels, DATASETS["digits"].image_size)
     return Split(images, torch.from_numpy(bunch.target[chosen].astype(np.int64)))
 
 
@@ -68,6 +68,11 @@ def find(spec: DatasetSpec, split: str, data_dir: Path) -> Source:
         _download(spec.name, needed, data_dir)
     files = _files(spec.name, split, data_dir)
     return Source(files, functools.partial(_build, spec, split, data_dir))
+
+
+def is_at_hand(spec: DatasetSpec, split: str, data_dir: Path) -> bool:
+    """Whether the files of one split are under `data_dir`."""
+    return all(path.is_file() for path in _files(spec.name, split, data_dir))
 
 
 def _torchvision_class(dataset: str) -> Any:
@@ -118,15 +123,7 @@ def _build(spec: DatasetSpec, split: str, data_dir: Path) -> Split:
         raise _damaged(spec.name, data_dir, found)
     if spec.channels == 3:
         return Split(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), labels)
-    return Split(_resized(pixels, spec.image_size), labels)
-
-
-def _resized(pixels: np.ndarray, size: int) -> torch.Tensor:
-    """Grey uint8 [N, h, w] as uint8 [N, 1, size, size], by PIL's bilinear filter as in torchvision."""
-    images = np.empty((len(pixels), 1, size, size), dtype=np.uint8)
-    for image, source in zip(images, pixels, strict=True):
-        image[0] = Image.fromarray(source).resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(images)
+    return Split(resized(pixels, spec.image_size), labels)
 
 
 def _damaged(dataset: str, data_dir: Path, reason: str) -> UserError:

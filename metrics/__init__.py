@@ -1,6 +1,7 @@
 """Metrics: a model or images in, a number out."""
 
 from metrics.baselines import eight_bit_loss, mean_image_loss
+from metrics.frechet import frechet_distance, statistics
 from metrics.reconstruction import evaluate_reconstruction
 
-__all__ = ["eight_bit_loss", "evaluate_reconstruction", "mean_image_loss"]
+__all__ = ["eight_bit_loss", "evaluate_reconstruction", "frechet_distance", "mean_image_loss", "statistics"]

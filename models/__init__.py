@@ -1,5 +1,6 @@
 """Models: `build_model(config)` makes one, `load_model(path)` reads one, `save_model(model, path)` writes one."""
 
+from models.autoencoder import Autoencoder
 from models.checkpoint import load_model, read_metadata, save_model
 from models.config import WIDTHS, ModelConfig
 from models.esvae import ESVAE, ESVAEOutput
@@ -11,6 +12,7 @@ __all__ = [
     "FSVAE",
     "MODELS",
     "WIDTHS",
+    "Autoencoder",
     "ESVAEOutput",
     "ModelConfig",
     "build_model",

@@ -33,6 +33,7 @@ SPIKING_PREFIXES = {
 ANN_PREFIXES = {
     "to_mean.": "fc_mu.",
     "to_log_variance.": "fc_var.",
+    "to_latent.": "latent_layer.",
     "from_latent.": "decoder_input.",
     "decoder.{last}.": "final_layer.",
     "readout.": "final_layer.3.",
@@ -44,7 +45,9 @@ IGNORED = {
     "fsvae": COUNTERS + r"|(prior|posterior)\.initial_input",
     "taid": COUNTERS + r"|(prior|posterior)\.initial_input|membrane_output_layer\.conv_c\..*",
     "ann_vae": COUNTERS,
+    "autoencoder": COUNTERS,
 }
+ANN_LATENT = {"ann_vae": "fc_mu.weight", "autoencoder": "latent_layer.weight"}  # [D, ...], by non-spiking model
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -70,21 +73,22 @@ def infer_config(tensors: dict[str, Tensor], path: Path) -> ModelConfig:
     try:
         return _infer(tensors)
     except (KeyError, IndexError, StopIteration) as error:
-        raise UserError(f"{path} is not a published ESVAE, FSVAE, TAID or ANN VAE: no tensor {error}") from error
+        known = "ESVAE, FSVAE, TAID, ANN VAE or autoencoder"
+        raise UserError(f"{path} is not a published {known}: no tensor {error}") from error
 
 
 def _infer(tensors: dict[str, Tensor]) -> ModelConfig:
     model = _model_name(tensors)
-    first = "encoder.{}.0.weight" if model == "ann_vae" else "encoder.{}.weight"
+    first = "encoder.{}.0.weight" if model in ANN_LATENT else "encoder.{}.weight"
     n_blocks = sum(bool(re.fullmatch(r"encoder\.\d+(\.0)?\.weight", name)) for name in tensors)
     kernels = [tensors[first.format(i)] for i in range(n_blocks)]
     values: dict[str, Any] = {
         "model": model,
         "image_channels": kernels[0].shape[1],
         "widths": tuple(kernel.shape[0] for kernel in kernels),
-        "latent_dim": tensors["fc_mu.weight" if model == "ann_vae" else "before_latent_layer.weight"].shape[0],
+        "latent_dim": tensors[ANN_LATENT.get(model, "before_latent_layer.weight")].shape[0],
     }
-    if model != "ann_vae":
+    if model not in ANN_LATENT:
         values |= {"lif_surrogate": "code", "strict_threshold": True, "sampler_surrogate": "code"}
         values["n_steps"] = _n_steps(tensors)
     if model in ("fsvae", "taid"):
@@ -94,8 +98,7 @@ def _infer(tensors: dict[str, Tensor]) -> ModelConfig:
 
 
 def _model_name(tensors: dict[str, Tensor]) -> str:
-    marks = {
-        "ann_vae": "fc_mu.weight",
+    marks = ANN_LATENT | {
         "esvae": "sample_layer.0.weight",
         "taid": "membrane_output_layer.conv.weight",
         "fsvae": "posterior.layers.2.weight",
@@ -139,7 +142,7 @@ def to_our_layout(
 
 def published_name(name: str, config: ModelConfig) -> str:
     """The authors' name of one of our tensors."""
-    prefixes = ANN_PREFIXES if config.model == "ann_vae" else SPIKING_PREFIXES
+    prefixes = ANN_PREFIXES if config.model in ANN_LATENT else SPIKING_PREFIXES
     last = len(config.widths) - 1
     for ours, theirs in prefixes.items():
         prefix = ours.format(last=last)

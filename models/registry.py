@@ -2,6 +2,7 @@
 
 from errors import UserError
 from models.ann_vae import ANNVAE
+from models.autoencoder import Autoencoder
 from models.base import Model
 from models.config import ModelConfig
 from models.esvae import ESVAE
@@ -9,6 +10,7 @@ from models.fsvae import FSVAE
 from models.taid import TAID
 
 MODELS: dict[str, type[Model]] = {"esvae": ESVAE, "fsvae": FSVAE, "taid": TAID, "ann_vae": ANNVAE}
+FEATURE_NETWORKS: dict[str, type[Model]] = {"autoencoder": Autoencoder}  # what metrics look at images with
 
 
 def build_model(config: ModelConfig) -> Model:
@@ -17,6 +19,7 @@ def build_model(config: ModelConfig) -> Model:
     Raises:
         UserError: no model of that name.
     """
-    if config.model not in MODELS:
+    known = MODELS | FEATURE_NETWORKS
+    if config.model not in known:
         raise UserError(f"unknown model {config.model!r}; choose one of {', '.join(MODELS)}")
-    return MODELS[config.model](config)
+    return known[config.model](config)

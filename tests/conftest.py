@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,3 +72,11 @@ def variant(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of the real data sets; the test is skipped where ESVAE_DATA_DIR does not name one."""
+    if not os.environ.get("ESVAE_DATA_DIR"):
+        pytest.skip("ESVAE_DATA_DIR is not set")
+    return Path(os.environ["ESVAE_DATA_DIR"])

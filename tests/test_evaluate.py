@@ -14,13 +14,17 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import evaluate
 import train
 from analysis.tables import PAPER, as_text, comparison, paper_table1
 from cli import run_program
+from data import load_split, to_unit_range
 from errors import UserError
-from models import load_model, save_model
+from metrics.fad import fad, load_feature_network, reference
+from models import ModelConfig, build_model, load_model, save_model
+from neurons import set_backend
 
 # Forty steps: after fewer the running statistics are far from the data, and the network may be silent.
 SIZE = ("--train-images", "160", "--batch-size", "4", "--n-steps", "2", "--latent-dim", "8", "--epochs", "1")
@@ -117,8 +121,6 @@ def test_pictures_are_written_and_not_blank(evaluated: tuple[Path, dict[str, Any
 
 
 def test_originals_are_above_their_reconstructions(evaluated: tuple[Path, dict[str, Any]]) -> None:
-    from data import load_split
-
     pixels = np.asarray(Image.open(evaluated[0] / "evaluation-reconstructions.png").convert("L"), dtype=int)
     second = load_split("digits", "test").images[1, 0].numpy().astype(int)
     assert abs(pixels[2:34, 36:68] - second).max() <= 1
@@ -309,3 +311,117 @@ def test_empty_cells_are_dashes() -> None:
     assert lines[0].split()[:2] == ["model", "reconstruction_loss"]
     assert re.search(r"0\.02 +- +- +- +this run", lines[1])
     assert "nan" not in "".join(lines).lower()
+
+
+def save_images(path: Path, n: int = 300) -> Tensor:
+    """Digits of scikit-learn's as an archive of uint8 [N, H, W]; returns them as the metrics see them."""
+    images = load_split("digits", "train").images[:n]
+    np.savez(path, anything=images[:, 0].numpy())
+    return to_unit_range(images)
+
+
+def run_images(path: Path, *flags: str) -> int:
+    return run_program(evaluate.main, ["--images", str(path), "--device", "cpu", *flags])
+
+
+def test_any_images_are_scored_without_a_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ESVAE_DATA_DIR", raising=False)
+    images = save_images(tmp_path / "set.npz")
+    assert run_images(tmp_path / "set.npz", "--dataset", "mnist", "--metrics", "fad,fad_eval") == 0
+    record = json.loads(Path("runs/evaluation-set/evaluation.json").read_text())
+    network = load_feature_network("mnist")
+    for name, protocol in (("fad", "official"), ("fad_eval", "eval")):
+        measured = record[name]
+        assert measured.keys() >= {"value", "protocol", "n_images", "split", "feature_network"}
+        assert measured["value"] == fad(images, network, reference(network, protocol), protocol)
+        assert measured["protocol"].startswith(protocol) and "300 images where" in measured["protocol"]
+        assert (measured["n_images"], measured["split"]) == (300, "test")
+        assert "mnist_64.pth" in measured["feature_network"]
+        assert 0 < measured["training_images"]["value"] < 10 and "commit" in measured["training_images"]["source"]
+    assert "reconstruction_loss" not in record and record["images"].endswith("set.npz")
+    out = capsys.readouterr().out
+    for part in ("set.npz", "real training images", "FSVAE", f"fad {record['fad']['value']:.6f}: official"):
+        assert part in out
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_the_first_images_of_a_file_alone(tmp_path: Path) -> None:
+    images, file = save_images(tmp_path / "set.npz"), tmp_path / "result.json"
+    flags = ("--dataset", "mnist", "--n-images", "200", "--json", str(file))
+    assert run_images(tmp_path / "set.npz", *flags) == 0
+    measured, network = json.loads(file.read_text())["fad"], load_feature_network("mnist")
+    assert measured["value"] == fad(images[:200], network, reference(network, "official"))
+    assert measured["n_images"] == 200
+
+
+def test_a_models_fad_is_that_of_its_samples(trained: Path, score: Callable, tmp_path: Path) -> None:
+    """The digits model makes images of MNIST's size, so it may be compared with MNIST; no data set is needed."""
+    flags = ("--dataset", "mnist", "--metrics", "fad", "--n-samples", "150", "--seed", "3")
+    record = score(*flags, "--data-dir", str(tmp_path / "absent"))
+    model, rng = load_model(trained), torch.Generator().manual_seed(3)
+    set_backend(model, record["lif_backend"])
+    with torch.no_grad():
+        samples = torch.cat([model.sample(128, rng), model.sample(22, rng)])
+    network = load_feature_network("mnist")
+    assert record["fad"]["value"] == pytest.approx(fad(samples, network, reference(network, "official")), rel=1e-9)
+    assert record["fad"]["n_images"] == 150 and "reconstruction_loss" not in record
+    assert (tmp_path / "runs/evaluation-model/evaluation-samples.png").is_file()
+
+
+def test_a_metric_without_its_weights_is_left_out_with_a_word(score: Callable, capsys: pytest.CaptureFixture) -> None:
+    record = score("--n-images", "20", "--metrics", "reconstruction,fad")
+    assert "fad" not in record and record["reconstruction_loss"]["value"] > 0
+    reason = record["left_out"]["fad"]
+    assert "no autoencoder for digits comes with the project" in reason and "--fad-weights" in reason
+    assert f"fad left out: {reason}" in capsys.readouterr().out.splitlines()
+
+
+def test_an_autoencoder_of_the_users_own_is_taken(score: Callable, tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    save_model(build_model(ModelConfig(model="autoencoder", image_channels=1, latent_dim=16)), own)
+    record = score("--metrics", "fad", "--n-samples", "64", "--fad-weights", str(own))
+    assert record["fad"]["value"] > 0
+    assert "nothing known of its training" in record["fad"]["feature_network"]
+    assert record["fad"]["training_images"]["n_images"] == 1500
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--metrics fad", "no autoencoder for digits comes with the project"),
+        ("--metrics reconstruction,beauty", "unknown metric 'beauty'; choose from reconstruction,fad,fad_eval"),
+        ("--metrics fad --dataset mnist --n-samples 64", "64 images are too few for the covariance of 64 features"),
+        ("--metrics fad --dataset mnist --n-samples 1", "--n-samples must be at least 2, got 1"),
+        ("--metrics fad --dataset mnist --fad-weights absent.pth", "no checkpoint at absent.pth"),
+        ("--images set.npz", "give one of --checkpoint (a model) and --images (a file of images)"),
+    ],
+)
+def test_metrics_that_cannot_be_measured(refused: Callable, trained: Path, flags: str, message: str) -> None:
+    refused(trained, *flags.split(), message=message)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("", "--images needs --dataset"),
+        ("--dataset mnist --metrics fad,reconstruction", "--metrics reconstruction needs a model"),
+        ("--dataset cifar10", "images of cifar10 are [N, 32, 32, 3]"),
+        ("--dataset digits", "no autoencoder for digits comes with the project"),
+        ("--dataset mnist --n-images 64", "64 images are too few"),
+        ("--dataset mnist --n-images 301", "at most 300, the images in"),
+        ("--dataset mnist --n-images 0", "--n-images 0: must be at least 1"),
+    ],
+)
+def test_images_that_cannot_be_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, flags: str, message: str
+) -> None:
+    save_images(tmp_path / "set.npz")
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    assert run_images(tmp_path / "set.npz", *flags.split()) == 2
+    line, *more = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line and not more
+    assert snapshot(tmp_path) == before

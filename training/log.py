@@ -89,10 +89,10 @@ class RunLog:
     def epoch(self, row: dict[str, float]) -> None:
         """Log one epoch's numbers and print the headline."""
         self.metrics.append(row)
-        distance = next(name for name in ("mmd", "kl") if f"train_{name}" in row)
+        distances = "".join(f"  {n} {row[f'train_{n}']:.4f}" for n in ("mmd", "kl") if f"train_{n}" in row)
         print(
             f"epoch {row['epoch']:4d}  train {row['train_reconstruction']:.5f}  test {row['test_reconstruction']:.5f}"
-            f"  {distance} {row[f'train_{distance}']:.4f}  {row['images_per_second']:.0f} img/s",
+            f"{distances}  {row['images_per_second']:.0f} img/s",
             flush=True,
         )
         for name, value in row.items():
@@ -101,13 +101,12 @@ class RunLog:
 
     @torch.no_grad()
     def pictures(self, epoch: int, model: nn.Module, images: Tensor) -> None:
-        """Draw grids with fixed noise, and count how often latent units fire where the model has spiking ones."""
+        """Draw grids with fixed noise, and count how often latent units fire; what the model can do of both."""
         generator = torch.Generator(images.device).manual_seed(self.SEED)
         shown = to_unit_range(images[: self.N_SHOWN])
-        grids = {
-            "reconstructions": interleave_rows(shown, model(shown, generator=generator).reconstruction),
-            "samples": model.sample(self.N_SHOWN, generator),
-        }
+        grids = {"reconstructions": interleave_rows(shown, model(shown, generator=generator).reconstruction)}
+        if hasattr(model, "sample"):
+            grids["samples"] = model.sample(self.N_SHOWN, generator)
         for name, grid in grids.items():
             save_grid(grid, self.folder / IMAGES_FOLDER / f"{name}.png")
             if epoch <= 10 or epoch % 10 == 0:

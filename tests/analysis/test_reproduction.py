@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from analysis.evaluation import Evaluation, evaluate
 from analysis.experiments import Places, Row
-from analysis.reproduction import budget, release, reproduce
+from analysis.reproduction import budget, card, release, reproduce
 from analysis.tables import comparison, paper_table1
 from training.config import Config
 from training.loop import fit
@@ -51,6 +51,20 @@ def test_a_result_carries_what_makes_it_believable(places: Places) -> None:
     loss = record["reconstruction_loss"]
     assert (loss["n_images"], loss["split"]) == (297, "test")
     assert "whole test split" in loss["protocol"]
+
+
+def test_what_a_result_lacks_is_said_in_it(places: Places) -> None:
+    record = result(places)
+    assert record["left_out"].keys() == {"fad", "fad_eval"}
+    assert all("no autoencoder for digits comes with the project" in reason for reason in record["left_out"].values())
+
+
+def test_a_card_has_fad_beside_real_images(places: Places) -> None:
+    measured = {"value": 12.3456, "protocol": "official: by batch", "n_images": 5120, "feature_network": "a network"}
+    text = card(result(places) | {"fad": measured | {"training_images": {"value": 4.607}}})
+    wanted = "| fad | 12.346; real training images score 4.607 (official: by batch; n = 5120; a network) |"
+    assert wanted in text.splitlines()
+    assert "| fad | 12.346 (official" in card(result(places) | {"fad": measured | {"training_images": None}})
 
 
 def test_released_weights_are_in_half_precision_where_the_number_survives(places: Places) -> None:

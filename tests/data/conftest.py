@@ -1,6 +1,5 @@
 """Small stand-ins for the real data sets: idx files of random pixels, and synthetic CelebA images."""
 
-import os
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -61,11 +60,3 @@ def write_faces() -> Callable[..., list[str]]:
         return names
 
     return write
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of the real data sets; the test is skipped where ESVAE_DATA_DIR does not name one."""
-    if not os.environ.get("ESVAE_DATA_DIR"):
-        pytest.skip("ESVAE_DATA_DIR is not set")
-    return Path(os.environ["ESVAE_DATA_DIR"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import DATASETS, load_split
+from data import DATASETS, is_at_hand, load_split
 from errors import UserError
 
 
@@ -136,3 +136,11 @@ def test_data_dir_is_datasets_by_default(mnist_dir: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("ESVAE_DATA_DIR", raising=False)
     monkeypatch.chdir(work)
     assert len(load_split("mnist", "test").images) == 5
+
+
+def test_a_split_is_at_hand_where_loading_it_needs_no_network(mnist_dir: Path, tmp_path: Path) -> None:
+    assert is_at_hand("mnist", "test", mnist_dir)
+    (mnist_dir / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
+    assert is_at_hand("mnist", "train", mnist_dir) and not is_at_hand("mnist", "test", mnist_dir)
+    assert is_at_hand("digits", "test", tmp_path / "absent")
+    assert not any(is_at_hand(name, "test", tmp_path / "absent") for name in ("cifar10", "celeba"))

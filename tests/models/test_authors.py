@@ -12,6 +12,7 @@ from errors import UserError
 from models import WIDTHS, ModelConfig, build_model, load_model, read_metadata
 
 D, T = 6, 4
+ANN_HEADS = {"ann_vae": ("fc_mu", "fc_var"), "autoencoder": ("latent_layer",)}
 CODE = {"lif_surrogate": "code", "strict_threshold": True, "sampler_surrogate": "code"}
 
 
@@ -39,8 +40,8 @@ def published(model: str, size: int, channels: int = 3, k: int = 20) -> dict[str
     """Random weights under the names and in the shapes of the released programs."""
     torch.manual_seed(0)
     widths = WIDTHS[size]
-    if model == "ann_vae":
-        return published_ann(widths, channels)
+    if model in ANN_HEADS:
+        return published_ann(widths, channels, ANN_HEADS[model])
     tensors, n_in = {}, channels
     for i, width in enumerate(widths):
         tensors |= layer(f"encoder.{i}", width, width, n_in, 3, 3, 1)
@@ -61,7 +62,7 @@ def published(model: str, size: int, channels: int = 3, k: int = 20) -> dict[str
     return tensors | latent_network("prior", D, k) | latent_network("posterior", 2 * D, k)
 
 
-def published_ann(widths: tuple[int, ...], channels: int) -> dict[str, Tensor]:
+def published_ann(widths: tuple[int, ...], channels: int, heads: tuple[str, ...]) -> dict[str, Tensor]:
     def unit(prefix: str, out: int, *shape: int) -> dict[str, Tensor]:
         return layer(f"{prefix}.0", out, *shape, bn=False) | norm(f"{prefix}.1", out)
 
@@ -69,8 +70,9 @@ def published_ann(widths: tuple[int, ...], channels: int) -> dict[str, Tensor]:
     for i, width in enumerate(widths):
         tensors |= unit(f"encoder.{i}", width, width, n_in, 3, 3)
         n_in = width
-    for name, out, inner in (("fc_mu", D, n_in * 4), ("fc_var", D, n_in * 4), ("decoder_input", n_in * 4, D)):
-        tensors |= layer(name, out, out, inner, bn=False)
+    for head in heads:
+        tensors |= layer(head, D, D, n_in * 4, bn=False)
+    tensors |= layer("decoder_input", n_in * 4, n_in * 4, D, bn=False)
     for i, (a, b) in enumerate(zip(widths[::-1], widths[-2::-1], strict=False)):
         tensors |= unit(f"decoder.{i}", b, a, b, 3, 3)
     tensors |= unit("final_layer", widths[0], widths[0], widths[0], 3, 3)
@@ -78,18 +80,18 @@ def published_ann(widths: tuple[int, ...], channels: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("model", ["esvae", "fsvae", "taid", "ann_vae"])
+@pytest.mark.parametrize("model", ["esvae", "fsvae", "taid", "ann_vae", "autoencoder"])
 def test_model_sizes_and_variant_follow_from_the_tensors(tmp_path: Path, model: str, size: int) -> None:
     torch.save(published(model, size), tmp_path / "checkpoint.pth")
     loaded = load_model(tmp_path / "checkpoint.pth")
-    spiking = {"n_steps": T, **CODE} if model != "ann_vae" else {}
+    spiking = {"n_steps": T, **CODE} if model not in ANN_HEADS else {}
     more = {"mmd_weight": 1.0} if model in ("fsvae", "taid") else {}
     assert loaded.config == ModelConfig(model, 3, WIDTHS[size], D, **spiking, **more)
     assert not loaded.training
-    assert loaded.sample(2).shape == (2, 3, size, size)
+    assert loaded(torch.zeros(2, 3, size, size)).reconstruction.shape == (2, 3, size, size)
 
 
-@pytest.mark.parametrize("model", ["esvae", "fsvae", "taid", "ann_vae"])
+@pytest.mark.parametrize("model", ["esvae", "fsvae", "taid", "ann_vae", "autoencoder"])
 def test_every_published_weight_arrives_once(tmp_path: Path, model: str) -> None:
     tensors = published(model, 32)
     torch.save(tensors, tmp_path / "checkpoint.pth")
@@ -174,7 +176,7 @@ def test_an_fsvaes_posterior_and_prior_are_the_released_ones(tmp_path: Path) -> 
         assert agree(ours, x_seq.view(T, 3, D, 20))
 
 
-@pytest.mark.parametrize("model", ["esvae", "fsvae", "taid", "ann_vae"])
+@pytest.mark.parametrize("model", ["esvae", "fsvae", "taid", "ann_vae", "autoencoder"])
 def test_a_wrapped_file_is_the_same_model(tmp_path: Path, model: str) -> None:
     torch.save(published(model, 32), tmp_path / "bare.pth")
     torch.save({"net": published(model, 32), "epoch": 12}, tmp_path / "best_fid.pth")

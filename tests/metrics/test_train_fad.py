@@ -1,0 +1,50 @@
+"""Training FAD's autoencoder: the released recipe, and what is said of less."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cli import run_program
+from metrics import train_fad
+from metrics.fad import load_feature_network
+
+
+def train(folder: Path, *flags: str) -> int:
+    return run_program(train_fad.main, ["--dataset", "digits", "--runs-dir", str(folder), "--device", "cpu", *flags])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "n_features", "flips"),
+    [("mnist", 64, False), ("fashion_mnist", 64, False), ("cifar10", 128, False), ("celeba", 128, True)],
+)
+def test_the_recipe_is_the_released_one(dataset: str, n_features: int, flips: bool) -> None:
+    config = train_fad.recipe(dataset)
+    assert (config.latent_dim, config.horizontal_flip, config.drop_last) == (n_features, flips, False)
+    assert (config.lr, config.weight_decay, config.batch_size, config.epochs) == (1e-3, 0.01, 250, 150)
+
+
+def test_a_run_learns_goes_on_and_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train(tmp_path, "--epochs", "2") == 0
+    assert "trained 2 of 150 epochs, REDUCED" in capsys.readouterr().out
+    assert train(tmp_path, "--epochs", "4") == 0
+    log = pd.read_csv(tmp_path / "fad-digits" / "metrics.csv")
+    assert log["epoch"].tolist() == [1, 2, 3, 4]
+    assert log["train_reconstruction"].is_monotonic_decreasing
+    out = capsys.readouterr().out
+    assert f"--fad-weights {tmp_path / 'fad-digits'}" in out
+    description = load_feature_network("digits", tmp_path / "fad-digits").description
+    assert "own, trained 4 of 150 epochs, REDUCED" in description and "only with that of the same file" in description
+    assert description in out
+
+
+def test_fewer_images_are_a_reduced_budget_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metrics.fad.FULL_EPOCHS", 1)
+    assert train(tmp_path, "--epochs", "1", "--train-images", "250") == 0
+    description = load_feature_network("digits", tmp_path / "fad-digits").description
+    assert "trained 1 of 1 epochs of 250 images, REDUCED" in description
+
+
+def test_no_epoch_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train(tmp_path, "--epochs", "0") == 2
+    assert "--epochs must be at least 1" in capsys.readouterr().err and not list(tmp_path.iterdir())
