@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from losses import gaussian_kl, reconstruction_loss
-from models.backbone import BOTTOM_SIZE, conv_down, conv_up
+from models.backbone import BOTTOM_SIZE, conv_down, conv_up, full_precision
 from models.base import Model
 from models.config import ModelConfig
 
@@ -58,13 +58,14 @@ class ANNVAE(Model):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images [N, C, H, W] in [-1, 1] -> mean and log-variance of the posterior, [N, D] each."""
-        features = self.encoder(x).flatten(1)
-        return self.to_mean(features), self.to_log_variance(features)
+        features = self.encoder(x).flatten(1).to(x)
+        with full_precision(x):
+            return self.to_mean(features), self.to_log_variance(features)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent [N, D] -> images [N, C, H, W] in [-1, 1]."""
         features = self.from_latent(latent).unflatten(1, self.bottom)
-        return torch.tanh(self.readout(self.decoder(features)))
+        return torch.tanh(self.readout(self.decoder(features)).to(latent))
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Generate n images [n, C, H, W] in [-1, 1]."""

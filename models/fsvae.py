@@ -54,7 +54,7 @@ class LatentNetwork(nn.Module):
 
     def forward(self, x_seq: Tensor) -> Tensor:
         # Output channel = unit * k + candidate.
-        return self.layers(x_seq).unflatten(-1, self.candidates)
+        return self.layers(x_seq).unflatten(-1, self.candidates).to(x_seq)
 
 
 class FSVAE(Model):

@@ -17,10 +17,11 @@ from models import build_model, save_model
 from models.checkpoint import MODEL_FILE
 from neurons import LIF, set_backend
 from provenance import provenance
-from training.config import Config
+from training.config import Config, Precision
 from training.device import describe_backend, peak_memory_bytes, resolve_backend, resolve_device
 from training.folder import previous_starts, run_lock, start_run
 from training.log import RunLog
+from training.precision import autocast, set_precision
 from training.state import STATE_FILE, RunState, load_state, save_state
 from training.stop import Stopped, StopRequest, stop_request
 
@@ -101,7 +102,9 @@ def prepare(config: Config) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(config.model_config())
-    set_backend(model.to(device), resolve_backend(config.backend, device))
+    backend = resolve_backend(config.backend, device)
+    set_backend(model.to(device), backend)
+    set_precision(model, config.precision, backend, device)
     noise = Generator(device).manual_seed(config.seed)
     return Run(config, config.run_dir, device, train.images, test.images, model, make_optimizer(model, config), noise)
 
@@ -114,14 +117,19 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
 
 
-def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator, precision: Precision = "fp32"
+) -> dict[str, Tensor]:
     """One step of Algorithm 1, lines 6 to 12, on images x [N, C, H, W] in [-1, 1].
+
+    The model must have been told of the precision by `set_precision`. The loss is taken in float32 at any.
 
     Returns:
         scalars on the model's device: the loss, its terms, and the mean firing rates of posterior and prior where
         the model has such.
     """
-    output = model(x, generator=noise)
+    with autocast(x.device, precision):
+        output = model(x, generator=noise)
     terms = model.loss(output, x)
     optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
@@ -145,7 +153,7 @@ def train_epoch(run: Run, request: StopRequest) -> None:
     before = run.seconds
     pending: list[tuple[dict[str, Tensor], int]] = []
     for x in _progress(run):
-        pending.append((training_step(run.model, run.optimizer, x, run.noise), len(x)))
+        pending.append((training_step(run.model, run.optimizer, x, run.noise, run.config.precision), len(x)))
         run.step += 1
         run.seconds = before + time.monotonic() - started
         due = time.monotonic() - saved > 60 * run.config.checkpoint_every
