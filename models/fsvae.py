@@ -68,6 +68,7 @@ class FSVAE(Model):
     """
 
     readout_type: type[nn.Module] = MembraneReadout
+    step_synchronises: ClassVar[bool] = True  # for the coins of scheduled sampling
     absent: ClassVar[dict[str, str]] = {"prior_rate": "its prior is a process in time, use prior(z)"}
 
     def __init__(self, config: ModelConfig) -> None:

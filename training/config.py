@@ -77,6 +77,8 @@ class Config:
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
     precision: Precision = field(default="fp32", metadata=RUNTIME)
     """bf16: on a GPU synapses multiply and spikes are stored in bfloat16; on a CPU only gradients of spikes do"""
+    cuda_graph: bool = field(default=False, metadata=RUNTIME)
+    """record the training step as a CUDA graph and replay it; for small batches, where starting kernels takes long"""
     checkpoint_every: float = field(default=10.0, metadata=RUNTIME)
     """minutes between checkpoints inside an epoch; one is written after every epoch too"""
     tensorboard: bool = field(default=False, metadata=RUNTIME)

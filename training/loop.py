@@ -21,6 +21,7 @@ from provenance import provenance
 from training.config import Config, Precision
 from training.device import describe_backend, peak_memory_bytes, resolve_backend, resolve_device
 from training.folder import previous_starts, run_lock, start_run
+from training.graph import GraphedStep, Step, check_graph
 from training.log import RunLog
 from training.precision import autocast, set_precision
 from training.state import STATE_FILE, RunState, load_state, save_state
@@ -42,6 +43,7 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     noise: Generator
+    training_step: Step
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] | None = None
@@ -103,11 +105,23 @@ def prepare(config: Config) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(config.model_config())
-    backend = resolve_backend(config.backend, device)
-    set_backend(model.to(device), backend)
-    set_precision(model, config.precision, backend, device)
+    set_runtime(model.to(device), config, device)
     noise = Generator(device).manual_seed(config.seed)
-    return Run(config, config.run_dir, device, train.images, test.images, model, make_optimizer(model, config), noise)
+    learning = model, make_optimizer(model, config), noise, make_training_step(config)
+    return Run(config, config.run_dir, device, train.images, test.images, *learning)
+
+
+def set_runtime(model: nn.Module, config: Config, device: torch.device) -> None:
+    """Let a model on `device` run as the configuration says: its backend, its precision, its graph.
+
+    Raises:
+        UserError: something that cannot run here, or not together.
+    """
+    backend = resolve_backend(config.backend, device)
+    set_backend(model, backend)
+    set_precision(model, config.precision, backend, device)
+    if config.cuda_graph:
+        check_graph(model, backend, device)
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
@@ -116,6 +130,15 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
     slow = [p for p in model.parameters() if not any(p is other for other in fast)]
     groups = [{"params": slow}, {"params": fast, "lr": config.lr * config.bottleneck_lr_factor}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
+
+
+def make_training_step(config: Config) -> Step:
+    """`training_step` at the configured precision, as a CUDA graph if there shall be one."""
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
+        return training_step(model, optimizer, x, noise, config.precision)
+
+    return GraphedStep(step, config.batch_size) if config.cuda_graph else step
 
 
 def training_step(
@@ -154,7 +177,7 @@ def train_epoch(run: Run, request: StopRequest) -> None:
     before = run.seconds
     pending: list[tuple[dict[str, Tensor], int]] = []
     for x in _progress(run):
-        pending.append((training_step(run.model, run.optimizer, x, run.noise, run.config.precision), len(x)))
+        pending.append((run.training_step(run.model, run.optimizer, x, run.noise), len(x)))
         run.step += 1
         run.seconds = before + time.monotonic() - started
         due = time.monotonic() - saved > 60 * run.config.checkpoint_every

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks import throughput
+from benchmarks.sweeps import Point
 from benchmarks.throughput import (
     Benchmark,
     Throughput,
@@ -25,7 +26,7 @@ from neurons import LIF
 from neurons.library import native_available
 
 TINY_BENCHMARK = Benchmark("digits", batch_size=4, n_steps=2, repeats=2, warmup=1, seconds=0.02, device="cpu")
-TINY = [part for name, value in vars(TINY_BENCHMARK).items() for part in (f"--{name.replace('_', '-')}", str(value))]
+TINY = Point("", TINY_BENCHMARK).flags()
 CPU = torch.device("cpu")
 AUTO = "native" if native_available() else "scan"
 
@@ -74,6 +75,10 @@ def test_json_and_printed_lines(mode: str, tmp_path: Path, capsys: pytest.Captur
         "--threads 0",
         "--device nonsense",
         "--device cpu --backend cupy",
+        "--device cpu --cuda-graph",
+        "--device cpu --backend scan --precision bf16",
+        "--mode sample --precision bf16",
+        "--mode sample --cuda-graph",
     ],
 )
 def test_nonsense_is_one_line_and_exit_code_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,7 @@ OTHER_VALUES = {
     "device": "cpu",
     "backend": "torch",
     "precision": "bf16",
+    "cuda_graph": True,
     "checkpoint_every": 1.0,
     "tensorboard": True,
     "epochs": 7,
