@@ -24,6 +24,7 @@ from cli import run_program
 from errors import UserError
 from neurons import LIF
 from neurons.library import native_available
+from training.graph import WARM_UP_STEPS
 
 TINY_BENCHMARK = Benchmark("digits", batch_size=4, n_steps=2, repeats=2, warmup=1, seconds=0.02, device="cpu")
 TINY = Point("", TINY_BENCHMARK).flags()
@@ -139,6 +140,11 @@ def test_running_out_of_memory_is_a_user_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(throughput, "make_step", no_memory)
     with pytest.raises(UserError, match="batches of 4 do not fit into cpu"):
         measure(TINY_BENCHMARK)
+
+
+def test_recording_a_graph_is_not_timed() -> None:
+    assert TINY_BENCHMARK.untimed_steps == TINY_BENCHMARK.warmup == 1
+    assert replace(TINY_BENCHMARK, cuda_graph=True).untimed_steps == 1 + WARM_UP_STEPS + 1
 
 
 @pytest.mark.parametrize(("per_step", "expected"), [(0.01, 250), (0.5, 5), (1.0, 2), (10.0, 1)])

@@ -24,9 +24,9 @@ needs_native = pytest.mark.skipif(not native_available(), reason="no C compiler"
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 
-def small(name: str = "esvae", backend: str = "scan") -> nn.Module:
+def small(name: str = "esvae", backend: str = "scan", n_steps: int = 7) -> nn.Module:
     torch.manual_seed(0)
-    model = build_model(ModelConfig(model=name, widths=(8, 16), latent_dim=6, n_steps=7, n_candidates=5)).train()
+    model = build_model(ModelConfig(model=name, widths=(8, 16), latent_dim=6, n_steps=n_steps, n_candidates=5)).train()
     set_backend(model, backend)
     return model
 
@@ -45,9 +45,15 @@ def loss_and_gradient(model: nn.Module, context) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_autocast_leaves_everything_outside_the_synapses_in_float32(name: str) -> None:
-    model, x = small(name), images()
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, "scan") for name in MODELS), ("esvae", "triton"), ("fsvae", "triton")]
+)
+def test_autocast_leaves_everything_outside_the_layers_in_float32(
+    name: str, backend: str, request: pytest.FixtureRequest
+) -> None:
+    if backend == "triton":  # whose spikes are bfloat16
+        request.getfixturevalue("triton_in_large_tiles")
+    model, x = small(name, backend, n_steps=2 if backend == "triton" else 7), images()
     with synapses_in_bfloat16("cpu"):  # as on a GPU, with the backends that run here
         output = model(x, generator=Generator().manual_seed(0))
     terms = model.loss(output, x)
