@@ -1,6 +1,6 @@
 # make demo    train, evaluate and draw on the embedded data set
 # make test    lint and the whole test suite
-# make test-gpu, make bench-gpu    the tests that need a GPU; tdBN and LIF of every layer, timed on it
+# make test-gpu, make bench-gpu    the tests that need a GPU; tdBN and LIF of every layer and whole training steps, timed on it
 # PYTHON, VENV and REQUIREMENTS may be set: make test VENV=/tmp/venv PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,3 +32,7 @@ test-gpu: setup
 bench-gpu: setup
 	$(BIN)/python -m benchmarks.lif_kernels --device cuda --json runs/lif_kernels-float32.json
 	$(BIN)/python -m benchmarks.lif_kernels --device cuda --dtype bfloat16 --json runs/lif_kernels-bfloat16.json
+	for precision in fp32 bf16; do for graph in no-cuda-graph cuda-graph; do \
+		$(BIN)/python -m benchmarks.throughput --device cuda --batch-size 256 --precision $$precision --$$graph \
+			--json runs/throughput-$$precision-$$graph.json || exit; \
+	done; done

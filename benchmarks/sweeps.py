@@ -40,8 +40,14 @@ class Point:
 
     def flags(self) -> list[str]:
         """The command line that measures it."""
-        fields = asdict(self.benchmark).items()
-        return [part for name, value in fields for part in (f"--{name.replace('_', '-')}", str(value))]
+        return [part for name, value in asdict(self.benchmark).items() for part in _flag(name, value)]
+
+
+def _flag(name: str, value: object) -> tuple[str, ...]:
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return (f"--{name}" if value else f"--no-{name}",)
+    return f"--{name}", str(value)
 
 
 @dataclass(frozen=True)

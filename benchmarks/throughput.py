@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput --dataset cifar10 --model esvae --batch-size 64 --mode train
     python -m benchmarks.throughput --dataset cifar10 --mode sample --backend scan --json result.json
+    python -m benchmarks.throughput --device cuda --precision bf16 --cuda-graph
     python -m benchmarks.throughput --compare    # every backend that runs here
     python -m benchmarks.throughput --sweep      # how time and memory grow with batch, T, width and image size
 
@@ -29,11 +30,11 @@ from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json
 from models import ModelConfig, build_model
-from neurons import set_backend
 from provenance import provenance
-from training.config import Backend, Config, Dataset, Model, Variant, preset
+from training.config import Backend, Config, Dataset, Model, Precision, Variant, preset
 from training.device import keep_freed_memory, peak_memory_bytes, resolve_backend, resolve_device
-from training.loop import make_optimizer, training_step
+from training.graph import WARM_UP_STEPS
+from training.loop import make_optimizer, make_training_step, set_runtime
 
 SEED = 0
 QUIET_IDLE_FRACTION = 0.9  # below it, other programs slow the benchmark down
@@ -64,6 +65,10 @@ class Benchmark:
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = "auto"
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
+    precision: Precision = "fp32"
+    """bf16: on a GPU synapses multiply and spikes are stored in bfloat16; on a CPU only gradients of spikes do"""
+    cuda_graph: bool = False
+    """record the training step as a CUDA graph and replay it"""
     repeats: int = 5
     """measurements; the median counts"""
     warmup: int = 3
@@ -76,6 +81,8 @@ class Benchmark:
             if getattr(self, name) < least:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag} must be at least {least} in mode {self.mode}, got {getattr(self, name)}")
+        if self.mode == "sample" and (self.cuda_graph or self.precision != "fp32"):
+            raise UserError("--cuda-graph and --precision are of training; use --mode train, or leave them out")
         for name in ("seconds", "width_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}")
@@ -85,9 +92,15 @@ class Benchmark:
         """Batch statistics and the MMD need a batch."""
         return 2 if self.mode == "train" else 1
 
+    @property
+    def untimed_steps(self) -> int:
+        """Steps before anything is timed: recording a graph is none of what a run of hours does."""
+        return self.warmup + (WARM_UP_STEPS + 1 if self.cuda_graph else 0)
+
     def config(self) -> Config:
-        """The run whose steps are timed: the preset, with this number of time steps."""
-        return replace(preset(self.dataset, self.model, self.variant), n_steps=self.n_steps)
+        """The run whose steps are timed: the preset, with this number of time steps, run in this way."""
+        names = ("n_steps", "device", "backend", "precision", "cuda_graph")
+        return replace(preset(self.dataset, self.model, self.variant), **{name: getattr(self, name) for name in names})
 
     def model_config(self) -> ModelConfig:
         """The model that is timed: the run's, with its widths scaled."""
@@ -145,7 +158,7 @@ def measure(benchmark: Benchmark, make: Callable[[Benchmark, torch.device], Step
         torch.cuda.reset_peak_memory_stats(device)
     try:
         step = make(benchmark, device)
-        time_steps(step, benchmark.warmup, device)
+        time_steps(step, benchmark.untimed_steps, device)
         n_steps = calibrate(step, benchmark.seconds, device)
         times = [time_steps(step, n_steps, device) for _ in range(benchmark.repeats)]
     except torch.OutOfMemoryError as error:
@@ -160,7 +173,7 @@ def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     noise = Generator(device).manual_seed(SEED)
     if benchmark.mode == "sample":
         return _sampling_step(model, benchmark.batch_size, noise)
-    return _training_step(model, benchmark.config(), benchmark.batch_size, noise)
+    return _training_step(model, replace(benchmark.config(), batch_size=benchmark.batch_size), noise)
 
 
 def make_model(benchmark: Benchmark, device: torch.device) -> nn.Module:
@@ -168,7 +181,7 @@ def make_model(benchmark: Benchmark, device: torch.device) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = build_model(benchmark.model_config()).to(device)
-    set_backend(model, resolve_backend(benchmark.backend, device))
+    set_runtime(model, benchmark.config(), device)
     return model
 
 
@@ -178,11 +191,11 @@ def random_images(n: int, config: ModelConfig, noise: Generator) -> Tensor:
     return torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
 
 
-def _training_step(model: nn.Module, config: Config, batch_size: int, noise: Generator) -> Step:
+def _training_step(model: nn.Module, config: Config, noise: Generator) -> Step:
     model.train()
-    x = random_images(batch_size, model.config, noise)
-    optimizer = make_optimizer(model, config)
-    return lambda: training_step(model, optimizer, x, noise)
+    x = random_images(config.batch_size, model.config, noise)
+    optimizer, step = make_optimizer(model, config), make_training_step(config)
+    return lambda: step(model, optimizer, x, noise)
 
 
 def _sampling_step(model: nn.Module, batch_size: int, noise: Generator) -> Step:
@@ -277,8 +290,8 @@ def describe(record: dict[str, Any]) -> str:
     return (
         f"{record['mode']}: {record['model']} ({record['variant']}) on {record['dataset']} shapes, "
         f"batches of {record['batch_size']}, T = {record['n_steps']}\n"
-        f"backend {record['backend']}, device {record['device']} ({source['hardware']}), "
-        f"{record['threads']} CPU threads\n"
+        f"backend {record['backend']}, {record['precision']}{', CUDA graph' if record['cuda_graph'] else ''}, "
+        f"device {record['device']} ({source['hardware']}), {record['threads']} CPU threads\n"
         f"{versions}"
     )
 

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from losses import gaussian_kl
 from models.autoencoder import Autoencoder, AutoencoderOutput
+from models.backbone import full_precision
 from models.config import ModelConfig
 
 
@@ -45,8 +46,9 @@ class ANNVAE(Autoencoder):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images [N, C, H, W] in [-1, 1] -> mean and log-variance of the posterior, [N, D] each."""
-        features = self.encoder(x).flatten(1)
-        return self.to_mean(features), self.to_log_variance(features)
+        features = self.encoder(x).flatten(1).to(x)
+        with full_precision(x):
+            return self.to_mean(features), self.to_log_variance(features)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Generate n images [n, C, H, W] in [-1, 1]."""

@@ -58,7 +58,7 @@ class Autoencoder(Model):
     def decode(self, latent: Tensor) -> Tensor:
         """Latent [N, D] -> images [N, C, H, W] in [-1, 1]."""
         features = self.from_latent(latent).unflatten(1, self.bottom)
-        return torch.tanh(self.readout(self.decoder(features)))
+        return torch.tanh(self.readout(self.decoder(features)).to(latent))
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> AutoencoderOutput:
         """Images [N, C, H, W] in [-1, 1] -> reconstruction and features; nothing is random."""

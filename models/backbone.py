@@ -1,6 +1,7 @@
 """Spiking encoder and decoder, shared by all spiking VAEs and parametrised by their widths (Sec. IV-B1).
 
-Time is the first axis everywhere: [T, N, ...]. Encoder and decoder reset their neurons at the start of every call,
+Time is the first axis everywhere: [T, N, ...]. What leaves encoder and decoder has the type of what came in, whatever
+autocast makes of the layers between. Encoder and decoder reset their neurons at the start of every call,
 so no caller can forget to, and let go of the autograd graph at its end, so that a model can be copied at any time.
 """
 
@@ -31,11 +32,13 @@ class SpikingBlock(nn.Module):
         self.synapse = synapse
         self.norm = ThresholdDependentBatchNorm(n_features, config.v_threshold, alpha)
         self.lif = make_lif(config)
+        self.gradient_dtype = torch.float32
 
     def forward(self, x_seq: Tensor) -> Tensor:
         """[T, N, ...] -> spikes [T, N, ...]. A convolution's input must be spikes."""
         x = x_seq.flatten(0, 1)
-        current = spike_conv(self.synapse, x) if self._looks_sums_up(x) else self._current(x)
+        sums_up = self._looks_sums_up(x)
+        current = spike_conv(self.synapse, x, self.gradient_dtype) if sums_up else self._current(x)
         return self._fire(current.unflatten(0, x_seq.shape[:2]))
 
     def forward_constant(self, x: Tensor, n_steps: int) -> Tensor:
@@ -59,6 +62,18 @@ class SpikingBlock(nn.Module):
         if isinstance(layer, nn.ConvTranspose2d):
             return F.conv_transpose2d(x, layer.weight, None, layer.stride, layer.padding, layer.output_padding)
         return F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
+
+
+def set_gradient_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    """Let backend `native` multiply the gradients of spikes in `dtype`, in every block below `module`."""
+    for block in module.modules():
+        if isinstance(block, SpikingBlock):
+            block.gradient_dtype = dtype
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Context without autocast on the device of x."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def conv_down(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -91,7 +106,7 @@ class Encoder(nn.Module):
             spikes = block(spikes)
         spikes = self.to_latent(spikes.flatten(2))
         detach_state(self)
-        return spikes
+        return spikes.to(images)
 
 
 class Decoder(nn.Module):
@@ -118,7 +133,7 @@ class Decoder(nn.Module):
         for block in self.blocks:
             spikes = block(spikes)
         detach_state(self)
-        return torch.tanh(self.readout(spikes))
+        return torch.tanh(self.readout(spikes).to(z))
 
 
 class MembraneReadout(nn.Module):

@@ -13,9 +13,11 @@ class Model(nn.Module):
 
     Attributes:
         absent: methods of other models that this one has not got -> why, and what to use instead.
+        step_synchronises: whether a forward pass in training waits for numbers from the device to decide how to go on.
     """
 
     absent: ClassVar[dict[str, str]] = {}
+    step_synchronises: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from losses import mmd2, reconstruction_loss
-from models.backbone import Decoder, Encoder, MembraneReadout
+from models.backbone import Decoder, Encoder, MembraneReadout, full_precision
 from models.base import Model
 from models.config import ModelConfig
 from neurons import PoissonSampler, sampler_surrogate
@@ -60,7 +60,8 @@ class ESVAE(Model):
 
     def prior_rate(self, normal: Tensor) -> Tensor:
         """Standard normal noise [N, D] -> prior rates r_q = sigmoid(W n + c) in (0, 1), [N, D]."""
-        return torch.sigmoid(self.bottleneck(normal))
+        with full_precision(normal):  # its rates are continuous, and rounded ones would be another prior
+            return torch.sigmoid(self.bottleneck(normal))
 
     def decode(self, z: Tensor) -> Tensor:
         """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""

@@ -54,7 +54,7 @@ class LatentNetwork(nn.Module):
 
     def forward(self, x_seq: Tensor) -> Tensor:
         # Output channel = unit * k + candidate.
-        return self.layers(x_seq).unflatten(-1, self.candidates)
+        return self.layers(x_seq).unflatten(-1, self.candidates).to(x_seq)
 
 
 class FSVAE(Model):
@@ -68,6 +68,7 @@ class FSVAE(Model):
     """
 
     readout_type: type[nn.Module] = MembraneReadout
+    step_synchronises: ClassVar[bool] = True  # for the coins of scheduled sampling
     absent: ClassVar[dict[str, str]] = {"prior_rate": "its prior is a process in time, use prior(z)"}
 
     def __init__(self, config: ModelConfig) -> None:

@@ -41,7 +41,7 @@ class ThresholdDependentBatchNorm(nn.Module):
         """Normalise x [T, N, C, ...].
 
         Args:
-            x: input.
+            x: input. One of a smaller type than the weights', as under autocast, is normalised in theirs.
             x_bias: bias [C] of the layer that made x, if that layer left it out. The batch mean takes it out
                 again, so in training it moves the running mean only and its gradient is exactly zero.
             n_repeats: every step of x stands for that many identical ones. The batch statistics are the same;
@@ -53,6 +53,7 @@ class ThresholdDependentBatchNorm(nn.Module):
             return torch.addcmul(offset, x, slope)
         if x_bias is None:
             x_bias = torch.zeros_like(self.bias)
+        x = x.to(torch.promote_types(x.dtype, self.weight.dtype))
         y, mean, inverse_std = _BatchNorm.apply(x, x_bias, self.gain, self.bias, self.eps)
         self.update_running(mean + x_bias.detach(), inverse_std, x.numel() // x.shape[2] * n_repeats)
         return y

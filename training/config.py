@@ -14,6 +14,7 @@ Dataset = Literal["digits", "mnist", "fashion_mnist", "cifar10", "celeba"]
 Model = Literal["esvae", "fsvae", "taid", "ann_vae"]
 Variant = Literal["paper", "code"]
 Backend = Literal["auto", "native", "triton", "scan", "torch", "cupy"]
+Precision = Literal["fp32", "bf16"]
 
 LARGEST = 1e6  # of rates and weights: far above use, far below what overflows float32
 RUNTIME = {"runtime": True}  # marks fields that may change when a run goes on
@@ -74,6 +75,10 @@ class Config:
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = field(default="auto", metadata=RUNTIME)
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
+    precision: Precision = field(default="fp32", metadata=RUNTIME)
+    """bf16: on a GPU synapses multiply and spikes are stored in bfloat16; on a CPU only gradients of spikes do"""
+    cuda_graph: bool = field(default=False, metadata=RUNTIME)
+    """record the training step as a CUDA graph and replay it; for small batches, where starting kernels takes long"""
     checkpoint_every: float = field(default=10.0, metadata=RUNTIME)
     """minutes between checkpoints inside an epoch; one is written after every epoch too"""
     tensorboard: bool = field(default=False, metadata=RUNTIME)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,10 +18,12 @@ from models import build_model, save_model
 from models.checkpoint import MODEL_FILE
 from neurons import LIF, set_backend
 from provenance import provenance
-from training.config import Config
+from training.config import Config, Precision
 from training.device import describe_backend, peak_memory_bytes, resolve_backend, resolve_device
 from training.folder import previous_starts, run_lock, start_run
+from training.graph import GraphedStep, Step, check_graph
 from training.log import RunLog
+from training.precision import autocast, set_precision
 from training.state import STATE_FILE, RunState, load_state, save_state
 from training.stop import Stopped, StopRequest, stop_request
 
@@ -40,6 +43,7 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     noise: Generator
+    training_step: Step
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] | None = None
@@ -101,27 +105,55 @@ def prepare(config: Config) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(config.model_config())
-    set_backend(model.to(device), resolve_backend(config.backend, device))
+    set_runtime(model.to(device), config, device)
     noise = Generator(device).manual_seed(config.seed)
-    return Run(config, config.run_dir, device, train.images, test.images, model, make_optimizer(model, config), noise)
+    learning = model, make_optimizer(model, config), noise, make_training_step(config)
+    return Run(config, config.run_dir, device, train.images, test.images, *learning)
+
+
+def set_runtime(model: nn.Module, config: Config, device: torch.device) -> None:
+    """Let a model on `device` run as the configuration says: its backend, its precision, its graph.
+
+    Raises:
+        UserError: something that cannot run here, or not together.
+    """
+    backend = resolve_backend(config.backend, device)
+    set_backend(model, backend)
+    set_precision(model, config.precision, backend, device)
+    if config.cuda_graph:
+        check_graph(model, backend, device)
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW (Sec. IV-B2), the bottleneck with its own learning rate."""
+    """AdamW (Sec. IV-B2), the bottleneck with its own learning rate. Fused: each value is read and written once."""
     fast = list(model.bottleneck.parameters()) if hasattr(model, "bottleneck") else []
     slow = [p for p in model.parameters() if not any(p is other for other in fast)]
     groups = [{"params": slow}, {"params": fast, "lr": config.lr * config.bottleneck_lr_factor}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
-def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
+def make_training_step(config: Config) -> Step:
+    """`training_step` at the configured precision, as a CUDA graph if there shall be one."""
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
+        return training_step(model, optimizer, x, noise, config.precision)
+
+    return GraphedStep(step, config.batch_size) if config.cuda_graph else step
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator, precision: Precision = "fp32"
+) -> dict[str, Tensor]:
     """One step of Algorithm 1, lines 6 to 12, on images x [N, C, H, W] in [-1, 1].
+
+    The model must have been told of the precision by `set_precision`. The loss is taken in float32 at any.
 
     Returns:
         scalars on the model's device: the loss, its terms, and the mean firing rates of posterior and prior where
         the model has such.
     """
-    output = model(x, generator=noise)
+    with autocast(x.device, precision):
+        output = model(x, generator=noise)
     terms = model.loss(output, x)
     optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
@@ -145,7 +177,7 @@ def train_epoch(run: Run, request: StopRequest) -> None:
     before = run.seconds
     pending: list[tuple[dict[str, Tensor], int]] = []
     for x in _progress(run):
-        pending.append((training_step(run.model, run.optimizer, x, run.noise), len(x)))
+        pending.append((run.training_step(run.model, run.optimizer, x, run.noise), len(x)))
         run.step += 1
         run.seconds = before + time.monotonic() - started
         due = time.monotonic() - saved > 60 * run.config.checkpoint_every
@@ -199,12 +231,18 @@ def resume(run: Run) -> None:
     state = load_state(file)
     try:
         run.model.load_state_dict(state.model)
-        run.optimizer.load_state_dict(state.optimizer)
+        run.optimizer.load_state_dict(_computed_as(run.optimizer, state.optimizer))
         run.noise.set_state(state.noise)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]  # PyTorch lists every tensor
         raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
     run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
+
+
+def _computed_as(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state whose updates this optimizer computes in its own way, whichever way the one had that saved it."""
+    ways = {name: optimizer.defaults[name] for name in ("fused", "foreach", "capturable")}
+    return state | {"param_groups": [group | ways for group in state["param_groups"]]}
 
 
 def _progress(run: Run) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks import throughput
+from benchmarks.sweeps import Point
 from benchmarks.throughput import (
     Benchmark,
     Throughput,
@@ -23,9 +24,10 @@ from cli import run_program
 from errors import UserError
 from neurons import LIF
 from neurons.library import native_available
+from training.graph import WARM_UP_STEPS
 
 TINY_BENCHMARK = Benchmark("digits", batch_size=4, n_steps=2, repeats=2, warmup=1, seconds=0.02, device="cpu")
-TINY = [part for name, value in vars(TINY_BENCHMARK).items() for part in (f"--{name.replace('_', '-')}", str(value))]
+TINY = Point("", TINY_BENCHMARK).flags()
 CPU = torch.device("cpu")
 AUTO = "native" if native_available() else "scan"
 
@@ -78,6 +80,10 @@ def test_json_and_printed_lines(mode: str, tmp_path: Path, capsys: pytest.Captur
         "--dataset imagenet",
         "--mode both",
         "--backend fast",
+        "--device cpu --cuda-graph",
+        "--device cpu --backend scan --precision bf16",
+        "--mode sample --precision bf16",
+        "--mode sample --cuda-graph",
     ],
 )
 def test_nonsense_is_one_line_and_exit_code_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +136,11 @@ def test_running_out_of_memory_is_a_user_error() -> None:
 
     with pytest.raises(UserError, match="batches of 4 do not fit into cpu"):
         measure(TINY_BENCHMARK, no_memory)
+
+
+def test_recording_a_graph_is_not_timed() -> None:
+    assert TINY_BENCHMARK.untimed_steps == TINY_BENCHMARK.warmup == 1
+    assert replace(TINY_BENCHMARK, cuda_graph=True).untimed_steps == 1 + WARM_UP_STEPS + 1
 
 
 @pytest.mark.parametrize(("per_step", "expected"), [(0.01, 250), (0.5, 5), (1.0, 2), (10.0, 1)])

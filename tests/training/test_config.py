@@ -47,7 +47,17 @@ CODE_RATES = {
     "cifar10": {"lr": 6.144e-4, "latent_dim": 128},
     "celeba": {"lr": 2.56e-4, "latent_dim": 128},
 }
-RUNTIME = {"data_dir", "runs_dir", "name", "device", "backend", "checkpoint_every", "tensorboard"}
+RUNTIME = {
+    "data_dir",
+    "runs_dir",
+    "name",
+    "device",
+    "backend",
+    "precision",
+    "cuda_graph",
+    "checkpoint_every",
+    "tensorboard",
+}
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -37,6 +37,8 @@ OTHER_VALUES = {
     "data_dir": Path("elsewhere"),
     "device": "cpu",
     "backend": "torch",
+    "precision": "bf16",
+    "cuda_graph": True,
     "checkpoint_every": 1.0,
     "tensorboard": True,
     "epochs": 7,

@@ -58,6 +58,26 @@ def test_adamw_moves_each_group_by_its_rate(tmp_path: Path) -> None:
     assert moved["encoder.blocks.0.synapse.weight"] == pytest.approx(1e-4, rel=0.01)
 
 
+def test_the_fused_optimizer_takes_the_same_steps(tmp_path: Path) -> None:
+    config = small(tmp_path, lr=1e-3, weight_decay=0.1)
+    ours, plain = prepare(config), prepare(config)
+    plain.optimizer = torch.optim.AdamW(plain_groups(plain.optimizer), betas=(0.9, 0.999), fused=False)
+    assert all(group["fused"] for group in ours.optimizer.param_groups)
+    for seed in range(3):
+        x = torch.rand((10, 1, 32, 32), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        training_step(ours.model.train(), ours.optimizer, x, ours.noise)
+        for p, other in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+            other.grad = p.grad.clone()
+        plain.optimizer.step()
+    for p, other in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(p, other, rtol=1e-5, atol=1e-7)
+
+
+def plain_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Its parameters with what the paper says of their updates, and nothing of how these are computed."""
+    return [{name: group[name] for name in ("params", "lr", "weight_decay")} for group in optimizer.param_groups]
+
+
 def test_a_step_returns_detached_scalars_that_add_up(tmp_path: Path) -> None:
     run = prepare(small(tmp_path, mmd_weight=0.5))
     metrics = training_step(run.model.train(), run.optimizer, torch.rand(10, 1, 32, 32) * 2 - 1, run.noise)

@@ -248,6 +248,20 @@ def test_a_stop_saves_the_sums_of_exactly_its_steps(tmp_path: Path, n_refusals: 
     assert state["sums"]["images"] == 4 * state["step"]
 
 
+def test_a_state_of_the_unfused_optimizer_goes_on(train: Callable, run_dir: Path, uninterrupted: Path) -> None:
+    """Older versions saved such; its first two epochs are those of the fused one here."""
+    assert train("--epochs", "2") == 0
+    state = torch.load(run_dir / "last.pt", weights_only=True)
+    for group in state["optimizer"]["param_groups"]:
+        group |= {"fused": None, "foreach": None}
+    torch.save(state, run_dir / "last.pt")
+    assert train("--epochs", "3") == 0
+    last, expected = (torch.load(folder / "last.pt", weights_only=True) for folder in (run_dir, uninterrupted))
+    assert all(group["fused"] for group in last["optimizer"]["param_groups"])
+    assert {moments["step"].item() for moments in last["optimizer"]["state"].values()} == {N_EPOCHS * STEPS_PER_EPOCH}
+    assert all(value.equal(expected["model"][name]) for name, value in last["model"].items())
+
+
 def test_runtime_fields_may_change_and_are_noted(train: Callable, after_step: Callable, run_dir: Path) -> None:
     after_step(2, send(signal.SIGINT))
     assert train("--epochs", "1", "--backend", "scan") == 130

@@ -1,0 +1,234 @@
+"""The recorded step trains as the step does: on a CPU with a graph that runs its function again, on a GPU for real."""
+
+import copy
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from errors import UserError
+from models import ModelConfig, build_model
+from training import graph, loop
+from training.config import preset
+from training.graph import WARM_UP_STEPS, GraphedStep, check_graph
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
+class FakeGraph:
+    """Stands in for CUDA: recording leaves every number as it was, and each replay overwrites the same memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.replays = 0
+        self.recorded: list[bool] = []  # whether the optimizer might be recorded, once per recording
+        self.step = loop.training_step
+        monkeypatch.setattr(loop, "training_step", self.training_step)
+        monkeypatch.setattr(graph, "capture", self.capture)
+        monkeypatch.setattr(graph, "on_side_stream", lambda function, device: function())
+        monkeypatch.setattr(loop, "check_graph", lambda *_: None)
+
+    def training_step(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator, precision: str
+    ) -> dict[str, Tensor]:
+        self.trained = model, optimizer
+        return self.step(model, optimizer, x, noise, precision)
+
+    def capture(self, function: Callable[[], Tensor], noise: Generator) -> tuple[Callable[[], None], Tensor]:
+        model, optimizer = self.trained
+        before = copy.deepcopy((model.state_dict(), optimizer.state_dict())), noise.get_state()
+        result = function()
+        self.recorded.append(all(group["capturable"] for group in optimizer.param_groups))
+        (weights, moments), drawn = before
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(moments)
+        noise.set_state(drawn)
+
+        def replay() -> None:
+            self.replays += 1
+            result.copy_(function())
+
+        return replay, result
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeGraph:
+    return FakeGraph(monkeypatch)
+
+
+def test_a_recorded_run_is_the_same_run(
+    fake: FakeGraph, train: Callable, results: Callable, uninterrupted: Path, run_dir: Path
+) -> None:
+    # Epochs of six batches of 5 and one of 3; losses are fetched once per epoch, when all its steps are done.
+    assert train("--epochs", "3", "--cuda-graph") == 0
+    assert results(run_dir) == results(uninterrupted)
+    assert fake.replays == 3 * 6 - WARM_UP_STEPS and fake.recorded == [True]
+    groups = torch.load(run_dir / "last.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert not any(group["capturable"] for group in groups)
+
+
+@pytest.mark.parametrize("stop", [2, WARM_UP_STEPS + 1, 7], ids=["warming up", "recording", "small batch"])
+def test_a_recorded_run_goes_on_recorded_or_not(
+    fake: FakeGraph,
+    train: Callable,
+    after_step: Callable,
+    results: Callable,
+    uninterrupted: Path,
+    run_dir: Path,
+    stop: int,
+) -> None:
+    after_step(stop, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert train("--epochs", "1", "--cuda-graph") in (130, 0)
+    assert train("--epochs", "2", "--cuda-graph") == 0
+    assert train("--epochs", "3") == 0
+    assert results(run_dir) == results(uninterrupted)
+
+
+class Counter:
+    """A step without a model: returns the sum of its batch and the number of its call, and remembers the batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict:
+        self.seen.append(x)
+        return {"sum": x.sum(), "call": torch.tensor(float(len(self.seen)))}
+
+
+@pytest.fixture
+def arguments() -> tuple[nn.Module, torch.optim.Optimizer, Generator]:
+    model = nn.Linear(1, 1)
+    return model, torch.optim.AdamW(model.parameters()), Generator()
+
+
+def record_nothing(function: Callable[[], Tensor], _noise: Generator) -> tuple[Callable[[], None], Tensor]:
+    """A graph whose output is static memory, in which its function is called once more than it is replayed."""
+    result = function()
+    return lambda: result.copy_(function()), result
+
+
+def test_batches_go_through_one_buffer_and_results_have_their_own_memory(
+    arguments: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "capture", record_nothing)
+    monkeypatch.setattr(graph, "on_side_stream", lambda function, device: function())
+    model, optimizer, noise = arguments
+    step = Counter()
+    graphed = GraphedStep(step, 4)
+    batches = [torch.full((4, 1), float(i)) for i in range(WARM_UP_STEPS + 3)]
+    metrics = [graphed(model, optimizer, x, noise) for x in batches]
+    assert [m["sum"].item() for m in metrics] == [4.0 * i for i in range(WARM_UP_STEPS + 3)]
+    static = step.seen[WARM_UP_STEPS]
+    assert all(x is static for x in step.seen[WARM_UP_STEPS:]) and not any(x is static for x in batches)
+    assert all(x[0, 0] == i for i, x in enumerate(batches))
+
+
+def test_a_smaller_batch_runs_the_step_itself_and_warms_nothing_up(
+    arguments: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmed_up: list[torch.device] = []
+    monkeypatch.setattr(graph, "on_side_stream", lambda function, device: warmed_up.append(device) or function())
+    model, optimizer, noise = arguments
+    graphed, small = GraphedStep(Counter(), 4), torch.ones(3, 1)
+    for call in range(WARM_UP_STEPS + 2):  # would record, which a CPU cannot
+        assert graphed(model, optimizer, small, noise)["call"] == call + 1
+    assert not warmed_up
+    graphed(model, optimizer, torch.ones(4, 1), noise)
+    assert warmed_up == [CPU]
+
+
+def test_another_model_than_the_recorded_one_is_refused(arguments: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "capture", record_nothing)
+    monkeypatch.setattr(graph, "on_side_stream", lambda function, device: function())
+    model, optimizer, noise = arguments
+    graphed = GraphedStep(Counter(), 4)
+    for _ in range(WARM_UP_STEPS + 1):
+        graphed(model, optimizer, torch.ones(4, 1), noise)
+    with pytest.raises(ValueError, match="recorded with"):
+        graphed(copy.deepcopy(model), optimizer, torch.ones(4, 1), noise)
+
+
+@pytest.mark.parametrize(
+    ("model", "backend", "device", "message"),
+    [
+        ("esvae", "native", CPU, "--cuda-graph needs an NVIDIA GPU; leave it out, or use --device cuda"),
+        ("fsvae", "triton", CUDA, "--cuda-graph cannot record fsvae, whose training step waits for numbers"),
+        ("taid", "scan", CUDA, "--cuda-graph cannot record taid, whose training step waits for numbers"),
+        ("esvae", "cupy", CUDA, "--cuda-graph cannot record backend 'cupy'.*use --backend triton or scan"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused(model: str, backend: str, device: torch.device, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_graph(build_model(ModelConfig(model=model, widths=(8, 16), latent_dim=6)), backend, device)
+
+
+@pytest.mark.parametrize("model", ["esvae", "ann_vae"])
+@pytest.mark.parametrize("backend", ["triton", "scan", "torch"])
+def test_what_can_be_recorded_is_not_refused(model: str, backend: str) -> None:
+    check_graph(build_model(ModelConfig(model=model, widths=(8, 16), latent_dim=6)), backend, CUDA)
+
+
+def test_a_refusal_comes_before_anything_is_written(
+    train: Callable, run_dir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train("--cuda-graph") == 2
+    assert capsys.readouterr().err.startswith("error: --cuda-graph needs an NVIDIA GPU")
+    assert not run_dir.exists()
+
+
+@pytest.fixture
+def same_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let cuDNN sum in the same order every time."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
+def gpu_run(model: str, backend: str, precision: str, cuda_graph: bool) -> tuple[list[dict[str, Tensor]], Any, Any]:
+    """Eight steps on eight batches, the sixth a smaller one: metrics, weights, state of the noise."""
+    config = replace(preset("digits", model), batch_size=10, n_steps=4, latent_dim=8, lr=1e-4, train_images=20)
+    ways = {"device": "cuda", "backend": backend, "precision": precision, "cuda_graph": cuda_graph}
+    run = loop.prepare(replace(config, **ways))
+    run.model.train()
+    draw = Generator().manual_seed(0)
+    sizes = (10, 10, 10, 10, 10, 7, 10, 10)
+    batches = [(torch.rand((n, 1, 32, 32), generator=draw) * 2 - 1).cuda() for n in sizes]
+    metrics = [run.training_step(run.model, run.optimizer, x, run.noise) for x in batches]
+    return metrics, run.model.state_dict(), run.noise.get_state()
+
+
+@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("model", "backend"), [("esvae", "triton"), ("esvae", "scan"), ("esvae", "torch"), ("ann_vae", "scan")]
+)
+def test_on_a_gpu_replayed_steps_are_the_eager_ones(
+    model: str, backend: str, precision: str, _gpu: str, same_algorithms: None
+) -> None:
+    metrics, weights, noise = gpu_run(model, backend, precision, cuda_graph=True)
+    eager_metrics, eager_weights, eager_noise = gpu_run(model, backend, precision, cuda_graph=False)
+    assert noise.equal(eager_noise)  # the same draws, and as many
+    for ours, theirs in zip(metrics, eager_metrics, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    for name, value in weights.items():
+        # A weight whose gradient is nearly nothing may go either way, by one learning rate per step.
+        torch.testing.assert_close(value, eager_weights[name], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
+def test_on_a_gpu_a_recorded_run_goes_on(
+    train: Callable, results: Callable, after_step: Callable, run_dir: Path, _gpu: str, same_algorithms: None
+) -> None:
+    flags = ("--device", "cuda", "--lr", "1e-4")
+    assert train("--epochs", "2", *flags) == 0
+    expected = results(run_dir)["metrics"]
+    after_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert train("--epochs", "1", "--fresh", "--cuda-graph", *flags) == 130
+    assert train("--epochs", "2", "--cuda-graph", *flags) == 0
+    for ours, theirs in zip(results(run_dir)["metrics"], expected, strict=True):
+        assert float(ours["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=1e-2)
+        assert float(ours["test_reconstruction"]) == pytest.approx(float(theirs["test_reconstruction"]), rel=1e-2)

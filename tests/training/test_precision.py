@@ -1,0 +1,186 @@
+"""What bf16 leaves in float32, how far its gradients are off, and where it is refused."""
+
+import copy
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from errors import UserError
+from models import MODELS, ModelConfig, build_model
+from neurons import LIF, set_backend
+from neurons.library import native_available
+from training.loop import training_step
+from training.precision import autocast, set_precision, synapses_in_bfloat16
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+needs_native = pytest.mark.skipif(not native_available(), reason="no C compiler")
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
+def small(name: str = "esvae", backend: str = "scan", n_steps: int = 7) -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(model=name, widths=(8, 16), latent_dim=6, n_steps=n_steps, n_candidates=5)).train()
+    set_backend(model, backend)
+    return model
+
+
+def images() -> Tensor:
+    return torch.rand((6, 3, 8, 8), generator=Generator().manual_seed(1)) * 2 - 1
+
+
+def loss_and_gradient(model: nn.Module, context) -> tuple[Tensor, Tensor]:
+    """Of one step on a copy of the model: a scalar, and all parameters' gradients in one vector."""
+    model, x = copy.deepcopy(model), images()
+    with context:
+        output = model(x, generator=Generator().manual_seed(0))
+    loss = model.loss(output, x)["loss"]
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, "scan") for name in MODELS), ("esvae", "triton"), ("fsvae", "triton")]
+)
+def test_autocast_leaves_everything_outside_the_layers_in_float32(
+    name: str, backend: str, request: pytest.FixtureRequest
+) -> None:
+    if backend == "triton":  # whose spikes are bfloat16
+        request.getfixturevalue("triton_in_large_tiles")
+    model, x = small(name, backend, n_steps=2 if backend == "triton" else 7), images()
+    with synapses_in_bfloat16("cpu"):  # as on a GPU, with the backends that run here
+        output = model(x, generator=Generator().manual_seed(0))
+    terms = model.loss(output, x)
+    terms["loss"].backward()
+    values = [getattr(output, field.name) for field in fields(output)] + list(terms.values())
+    membranes = [module.v for module in model.modules() if isinstance(module, LIF)]
+    gradients = [p.grad for p in model.parameters()]
+    floats = [v for v in (*values, *membranes, *gradients, *model.state_dict().values()) if v.is_floating_point()]
+    assert len(floats) > 30 and {value.dtype for value in floats} == {torch.float32}
+
+
+@pytest.mark.parametrize("backend", ["scan", "torch", "triton"])
+def test_the_synapses_of_every_backend_multiply_in_bfloat16(
+    backend: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "triton":
+        request.getfixturevalue("triton_in_large_tiles")
+    model = small(backend=backend)
+    currents: list[torch.dtype] = []
+    for block in [*model.encoder.blocks, *model.decoder.blocks]:
+        block.lif.register_forward_pre_hook(lambda _, arguments: currents.append(arguments[0].dtype))
+    loss, gradient = loss_and_gradient(model, synapses_in_bfloat16("cpu"))
+    exact_loss, exact = loss_and_gradient(model, nullcontext())
+    assert currents == [torch.bfloat16] * 4 + [torch.float32] * 4
+    # Spikes near the threshold flip, so the bound says only that the direction is the same.
+    torch.testing.assert_close(loss, exact_loss, rtol=0.02, atol=0)
+    assert torch.cosine_similarity(gradient, exact, dim=0) > 0.9
+
+
+@pytest.fixture
+def triton_in_large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter, which takes a large tile in nearly the time of a small one."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("the kernels are compiled for the GPU here")
+    monkeypatch.setattr("neurons.triton_layer.LIF_TILE", 4096)
+
+
+def test_batch_statistics_of_bfloat16_values_are_those_of_float32() -> None:
+    norm = small().encoder.blocks[1].norm
+    x = (3 + torch.randn((4, 8, 16, 5, 5), generator=Generator().manual_seed(0))).bfloat16()
+    exact = copy.deepcopy(norm)
+    ours, theirs = x.clone().requires_grad_(), x.float().requires_grad_()
+    y, reference = norm(ours), exact(theirs)
+    y.square().sum().backward()
+    reference.square().sum().backward()
+    assert y.equal(reference) and norm.running_mean.equal(exact.running_mean)
+    assert norm.weight.grad.equal(exact.weight.grad) and ours.grad.equal(theirs.grad.bfloat16())
+
+
+@needs_native
+def test_on_a_cpu_bf16_changes_gradients_of_spikes_only() -> None:
+    model = small(backend="native")
+    loss, exact_gradients = step(model, "fp32")
+    loss_in_bf16, gradients = step(model, "bf16")
+    assert loss_in_bf16.equal(loss)
+    last = "decoder.blocks.1.synapse.weight"  # no spikes' gradient is between it and the loss
+    assert gradients[last].equal(exact_gradients[last])
+    first, exact = gradients["encoder.blocks.0.synapse.weight"], exact_gradients["encoder.blocks.0.synapse.weight"]
+    assert not first.equal(exact) and (first - exact).norm() < 0.02 * exact.norm()
+    assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+
+
+def step(model: nn.Module, precision: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients of a training step on a copy of the model."""
+    model = copy.deepcopy(model)
+    set_precision(model, precision, "native", CPU)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    metrics = training_step(model, optimizer, images(), Generator().manual_seed(0), precision)
+    return metrics["loss"], {name: p.grad for name, p in model.named_parameters()}
+
+
+@needs_native
+def test_a_run_in_bf16_trains_says_so_and_may_go_on_in_fp32(
+    train: Callable, run_dir: Path, uninterrupted: Path
+) -> None:
+    assert train("--epochs", "1", "--precision", "bf16") == 0
+    weights = torch.load(run_dir / "last.pt", weights_only=True)["model"]
+    assert train("--epochs", "2") == 0
+    exact = torch.load(uninterrupted / "last.pt", weights_only=True)["model"]
+    assert not weights["bottleneck.weight"].equal(exact["bottleneck.weight"])
+    starts = json.loads((run_dir / "config.json").read_text())["starts"]
+    assert [start["runtime"]["precision"] for start in starts] == ["bf16", "fp32"]
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "device", "message"),
+    [
+        ("esvae", "scan", CPU, "--precision bf16 on a CPU needs backend 'native', not 'scan'; use --backend native"),
+        ("fsvae", "triton", CPU, "--precision bf16 on a CPU needs backend 'native', not 'triton'"),
+        ("ann_vae", "native", CPU, "--precision bf16 on a CPU is for spiking models; use --precision fp32"),
+        ("esvae", "cupy", CUDA, "backend 'cupy' does not compute in bfloat16; use --backend triton or scan"),
+    ],
+)
+def test_what_cannot_use_bf16_refuses_it(name: str, backend: str, device: torch.device, message: str) -> None:
+    model = small(name)
+    set_precision(model, "fp32", backend, device)
+    with pytest.raises(UserError, match=message):
+        set_precision(model, "bf16", backend, device)
+
+
+def test_a_refusal_comes_before_anything_is_written(
+    train: Callable, run_dir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train("--precision", "bf16", "--backend", "scan") == 2
+    assert capsys.readouterr().err.startswith("error: --precision bf16 on a CPU needs backend 'native'")
+    assert not run_dir.exists()
+
+
+def test_autocast_is_for_bf16_on_a_gpu() -> None:
+    assert [autocast(CPU, precision)._enabled for precision in ("fp32", "bf16")] == [False, False]
+    assert not autocast(CUDA, "fp32")._enabled
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("backend", ["triton", "scan"])
+@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
+def test_on_a_gpu_a_step_in_bf16_goes_where_float32_goes(name: str, backend: str, _gpu: str) -> None:
+    model, x = small(name, backend).cuda(), images().cuda()
+    runs = []
+    for precision in ("fp32", "bf16"):
+        other = copy.deepcopy(model)
+        set_precision(other, precision, backend, x.device)
+        optimizer = torch.optim.SGD(other.parameters(), 0.0)
+        metrics = training_step(other, optimizer, x, Generator("cuda").manual_seed(0), precision)
+        assert metrics["loss"].dtype == torch.float32
+        runs.append((metrics["loss"], torch.cat([p.grad.flatten() for p in other.parameters()])))
+    (exact_loss, exact), (loss, gradient) = runs
+    torch.testing.assert_close(loss, exact_loss, rtol=0.02, atol=0)
+    assert not gradient.equal(exact) and torch.cosine_similarity(gradient, exact, dim=0) > 0.9

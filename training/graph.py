@@ -1,0 +1,113 @@
+"""A training step as one CUDA graph: recorded once, then started as a whole instead of kernel by kernel."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from errors import UserError
+
+WARM_UP_STEPS = 3  # in which kernels are compiled, and the optimizer and cuDNN make what they keep
+
+Step = Callable[[nn.Module, Optimizer, Tensor, Generator], dict[str, Tensor]]
+
+
+class GraphedStep:
+    """Called as the step that it is given, which must return scalars: the first calls run it, later ones its graph.
+
+    Every call trains, on its own batch: nothing has to be undone after warming up. A batch of another size than
+    `batch_size` runs the step as it is. Numbers that the step takes from Python are recorded as they are then.
+    """
+
+    def __init__(self, step: Step, batch_size: int) -> None:
+        self.step, self.batch_size = step, batch_size
+        self.warm_up_steps = WARM_UP_STEPS
+        self.replay: Callable[[], None] | None = None
+
+    def __call__(self, model: nn.Module, optimizer: Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
+        """The step's scalars, in memory of their own.
+
+        Raises:
+            ValueError: model, optimizer or generator is not the one that was recorded.
+        """
+        if len(x) != self.batch_size:
+            return self.step(model, optimizer, x, noise)
+        if self.warm_up_steps:
+            self.warm_up_steps -= 1
+            return on_side_stream(lambda: self.step(model, optimizer, x, noise), x.device)
+        if self.replay is None:
+            self._record(model, optimizer, x, noise)
+        if any(a is not b for a, b in zip(self.recorded, (model, optimizer, noise), strict=True)):
+            raise ValueError("a graph goes on with the model, optimizer and generator that it was recorded with")
+        self.x.copy_(x)
+        self.replay()
+        return dict(zip(self.names, self.values.clone().unbind(), strict=True))
+
+    def _record(self, model: nn.Module, optimizer: Optimizer, x: Tensor, noise: Generator) -> None:
+        """Make the graph, whose input is `x` and whose output is `values`; computes nothing."""
+        self.recorded, self.x = (model, optimizer, noise), x.clone()
+
+        def step() -> Tensor:
+            metrics = self.step(model, optimizer, self.x, noise)
+            self.names = tuple(metrics)
+            return torch.stack(tuple(metrics.values()))
+
+        optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
+        with _capturable(optimizer):
+            self.replay, self.values = capture(step, noise)
+
+
+def capture(function: Callable[[], Tensor], noise: Generator) -> tuple[Callable[[], None], Tensor]:
+    """Record what a function does on the GPU of `noise`: what runs it again, and where that leaves its result.
+
+    Every run draws from `noise` what the function itself would have drawn.
+    """
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(noise)
+    with torch.cuda.device(noise.device), torch.cuda.graph(graph, stream=torch.cuda.Stream()):
+        result = function()
+    return graph.replay, result
+
+
+def on_side_stream(function: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """Run a function as it will be recorded: not on the default stream, whose work a graph cannot wait for."""
+    here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(here)
+    with torch.cuda.stream(side):
+        result = function()
+    here.wait_stream(side)
+    return result
+
+
+@contextmanager
+def _capturable(optimizer: Optimizer) -> Iterator[None]:
+    """Let PyTorch record the optimizer; a fused one needs no more than that. Elsewhere the mark only makes it warn."""
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False
+
+
+def check_graph(model: nn.Module, backend: str, device: torch.device) -> None:
+    """Whether the model's training step on `backend` and `device` can be recorded.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if device.type != "cuda":
+        raise UserError("--cuda-graph needs an NVIDIA GPU; leave it out, or use --device cuda")
+    if model.step_synchronises:
+        raise UserError(
+            f"--cuda-graph cannot record {model.config.model}, whose training step waits for numbers that it draws on "
+            "the GPU; leave it out"
+        )
+    if backend == "cupy":
+        raise UserError(
+            "--cuda-graph cannot record backend 'cupy', which does not run on PyTorch's stream; use --backend triton "
+            "or scan"
+        )
