@@ -5,8 +5,11 @@
     python evaluate.py --images samples.npz --dataset mnist --metrics fad
 
 Prints each metric with its protocol, beside the paper's rows and baselines; writes evaluation.json and picture grids
-into the run folder (for a file: into runs/evaluation-<name>/). Metrics: `reconstruction` of the test split, `fad` of
-5,120 samples as the released program computes it, `fad_eval` the same in evaluation mode.
+into the run folder (for a file: into runs/evaluation-<name>/).
+
+Metrics, described in docs/metrics.md: `reconstruction` of the test split; `fad`, `fid`, `inception_score` as the
+released program computes them; `fad_eval`, FAD in evaluation mode; `fid_10k_test`, `fid_50k_test`, `fid_10k_train`,
+`fid_50k_train`, `inception_score_standard`.
 """
 
 import sys
@@ -17,12 +20,11 @@ from typing import Any
 from torch import Tensor
 
 from analysis.evaluation import Evaluation, evaluate, output_folder, save_pictures
-from analysis.generation import evaluate_images, parse_metrics
+from analysis.generation import Files, evaluate_images, parse_metrics
 from analysis.tables import as_text, comparison, metric_lines
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json
-from metrics.fad import N_SAMPLES
 from training.config import Backend, Dataset
 from training.device import keep_freed_memory
 
@@ -38,15 +40,19 @@ class Arguments:
     dataset: Dataset | None = None
     """what to compare with; the data set that the model was trained on if None"""
     metrics: str | None = None
-    """separated by commas: reconstruction, fad, fad_eval; reconstruction (of --images: fad) if None"""
+    """separated by commas; reconstruction (of --images: fad) if None"""
     data_dir: Path | None = None
     """where the data sets are or go; $ESVAE_DATA_DIR or ./datasets if None"""
     fad_weights: Path | None = None
     """FAD's autoencoder; needed for CIFAR-10 and CelebA only, see metrics/fad_data/README.md"""
+    inception_weights: Path | None = None
+    """the Inception network of 2015, for FID and the standard Inception score; downloaded if None"""
+    imagenet_inception_weights: Path | None = None
+    """torchvision's ImageNet network, for the paper's Inception score"""
     n_images: int | None = None
     """score the first so many test images (of --images: of its images) only"""
-    n_samples: int = N_SAMPLES
-    """images to generate for fad"""
+    n_samples: int | None = None
+    """images to generate for each metric; as many as its protocol takes if None"""
     seed: int = 0
     """of the posterior's and the prior's noise"""
     json: Path | None = None
@@ -76,7 +82,7 @@ def main(argv: list[str]) -> None:
 
 def _checkpoint(a: Arguments) -> tuple[dict[str, Any], dict[str, Tensor]]:
     metrics = parse_metrics(a.metrics or "reconstruction")
-    settings = (a.seed, a.device, a.backend, metrics, a.n_samples, a.fad_weights)
+    settings = (a.seed, a.device, a.backend, metrics, a.n_samples, _files(a))
     return evaluate(Evaluation(a.checkpoint, a.dataset, a.data_dir, a.n_images, *settings))
 
 
@@ -84,7 +90,11 @@ def _images(a: Arguments) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if a.dataset is None:
         raise UserError("--images needs --dataset: what to compare the images with")
     metrics = parse_metrics(a.metrics or "fad")
-    return evaluate_images(a.images, a.dataset, metrics, a.data_dir, a.fad_weights, a.n_images, a.device), {}
+    return evaluate_images(a.images, a.dataset, metrics, _files(a), a.n_images, a.device), {}
+
+
+def _files(a: Arguments) -> Files:
+    return Files(a.data_dir, a.fad_weights, a.inception_weights, a.imagenet_inception_weights)
 
 
 if __name__ == "__main__":

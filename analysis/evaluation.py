@@ -1,17 +1,16 @@
 """Score a checkpoint and draw what it reconstructs and generates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from analysis.generation import prepare_metrics, sample_images
+from analysis.generation import NO_FILES, Files, prepare_metrics, sample_images
 from data import DATASETS, load_split, to_unit_range
 from errors import UserError
 from metrics import eight_bit_loss, evaluate_reconstruction, mean_image_loss
-from metrics.fad import N_SAMPLES
 from models import load_model, read_metadata
 from neurons import set_backend
 from provenance import provenance
@@ -34,8 +33,8 @@ class Evaluation:
         seed: of the posterior's and the prior's noise.
         device, backend: as in training.
         metrics: of `analysis.generation.METRICS`.
-        n_samples: images generated for the metrics that need such.
-        fad_weights: FAD's autoencoder; the one that comes with the project if None.
+        n_samples: images generated for each of the metrics that need such; as many as its protocol takes if None.
+        files: of the metrics; its `data_dir` is replaced by the one above.
     """
 
     checkpoint: Path
@@ -46,11 +45,11 @@ class Evaluation:
     device: str = "auto"
     backend: str = "auto"
     metrics: tuple[str, ...] = ("reconstruction",)
-    n_samples: int = N_SAMPLES
-    fad_weights: Path | None = None
+    n_samples: int | None = None
+    files: Files = NO_FILES
 
     def __post_init__(self) -> None:
-        if self.n_samples < 2:
+        if self.n_samples is not None and self.n_samples < 2:
             raise UserError(f"--n-samples must be at least 2, got {self.n_samples}")
         if self.n_images is not None and self.n_images < 1:
             raise UserError(f"--n-images must be at least 1, got {self.n_images}")
@@ -79,7 +78,9 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     set_backend(model, resolve_backend(request.backend, device))
     run = read_metadata(request.checkpoint)["run"]
     dataset = _dataset(request, run, model)
-    scorers, left_out = prepare_metrics(request.metrics, dataset, request.data_dir, request.fad_weights, device)
+    scorers, left_out = prepare_metrics(
+        request.metrics, dataset, replace(request.files, data_dir=request.data_dir), device
+    )
     if len(left_out) == len(request.metrics):
         raise UserError(next(iter(left_out.values())))
     record = {"checkpoint": str(request.checkpoint), "dataset": dataset, "baselines": {}}
@@ -88,8 +89,9 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
         measured, pictures = _reconstruct(request, model, dataset, device)
         record |= measured
     if scorers:
-        samples = sample_images(model, request.n_samples, request.seed)
-        record |= {name: score(samples) for name, score in scorers.items()}
+        wanted = {name: request.n_samples or score.n_wanted for name, score in scorers.items()}
+        samples = sample_images(model, max(wanted.values()), request.seed)
+        record |= {name: score(samples[: wanted[name]]) for name, score in scorers.items()}
         pictures.setdefault("samples", samples[: 2 * N_SHOWN])
     record |= {
         "left_out": left_out,

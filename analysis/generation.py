@@ -1,6 +1,7 @@
 """Score images, a model's samples or a file's, by the metrics that compare them with a data set."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,50 @@ from torch import Generator, Tensor, nn
 
 from data import read_image_set
 from errors import UnavailableError, UserError
-from metrics.fad import N_SAMPLES, SAMPLE_BATCH, FadMetric, load_feature_network
+from metrics.fad import SAMPLE_BATCH, FadMetric, load_feature_network
+from metrics.inception import (
+    FidMetric,
+    InceptionScore,
+    load_imagenet_inception,
+    load_inception,
+    paper_score,
+    standard_score,
+)
 from provenance import provenance
 from training.device import resolve_device
 
 FAD_PROTOCOLS = {"fad": "official", "fad_eval": "eval"}
-METRICS = ("reconstruction", *FAD_PROTOCOLS)
+# Name -> protocol, samples, split (None: the paper's, which is CelebA's validation and else the test split).
+FID_PROTOCOLS = {
+    "fid": ("paper", 5_000, None),
+    "fid_10k_test": ("standard", 10_000, "test"),
+    "fid_50k_test": ("standard", 50_000, "test"),
+    "fid_10k_train": ("standard", 10_000, "train"),
+    "fid_50k_train": ("standard", 50_000, "train"),
+}
+METRICS = ("reconstruction", *FAD_PROTOCOLS, *FID_PROTOCOLS, "inception_score", "inception_score_standard")
 
-Metric = Callable[[Tensor], dict[str, Any]]
+Metric = FadMetric | FidMetric | InceptionScore
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the metrics' files are; None for those that come with the project or are downloaded.
+
+    Attributes:
+        data_dir: of the data sets.
+        fad_weights: FAD's autoencoder.
+        inception_weights: the Inception network of 2015.
+        imagenet_inception_weights: torchvision's ImageNet network, for the paper's Inception score.
+    """
+
+    data_dir: Path | None = None
+    fad_weights: Path | None = None
+    inception_weights: Path | None = None
+    imagenet_inception_weights: Path | None = None
+
+
+NO_FILES = Files()
 
 
 def parse_metrics(names: str) -> tuple[str, ...]:
@@ -33,29 +70,39 @@ def parse_metrics(names: str) -> tuple[str, ...]:
 
 
 def prepare_metrics(
-    names: Iterable[str],
-    dataset: str,
-    data_dir: Path | None = None,
-    fad_weights: Path | None = None,
-    device: str | torch.device = "cpu",
+    names: Iterable[str], dataset: str, files: Files, device: str | torch.device = "cpu"
 ) -> tuple[dict[str, Metric], dict[str, str]]:
     """What scores images [N, C, H, W] in [-1, 1], by name, and why the others among `names` are left out.
 
     Raises:
         UserError: a file that cannot be used, or a data set that is needed and cannot be read.
     """
-    wanted = {name: protocol for name, protocol in FAD_PROTOCOLS.items() if name in names}
-    if not wanted:
-        return {}, {}
-    try:
-        network = load_feature_network(dataset, fad_weights, device)
-    except UnavailableError as error:
-        return {}, dict.fromkeys(wanted, str(error))
-    return {name: FadMetric.prepare(network, protocol, data_dir) for name, protocol in wanted.items()}, {}
+    prepared, left_out = {}, {}
+    for name in names:
+        try:
+            if name != "reconstruction":
+                prepared[name] = _prepare(name, dataset, files, device)
+        except UnavailableError as error:
+            left_out[name] = str(error)
+    return prepared, left_out
+
+
+def _prepare(name: str, dataset: str, files: Files, device: str | torch.device) -> Metric:
+    if name in FAD_PROTOCOLS:
+        network = load_feature_network(dataset, files.fad_weights, device)
+        return FadMetric.prepare(network, FAD_PROTOCOLS[name], files.data_dir)
+    if name == "inception_score":
+        return paper_score(load_imagenet_inception(files.imagenet_inception_weights, device), dataset)
+    inception = load_inception(files.inception_weights, device)
+    if name == "inception_score_standard":
+        return standard_score(inception)
+    protocol, n_wanted, split = FID_PROTOCOLS[name]
+    split = split or ("validation" if dataset == "celeba" else "test")
+    return FidMetric.prepare(inception, dataset, protocol, split, n_wanted, files.data_dir)
 
 
 @torch.no_grad()
-def sample_images(model: nn.Module, n: int = N_SAMPLES, seed: int = 0) -> Tensor:
+def sample_images(model: nn.Module, n: int, seed: int = 0) -> Tensor:
     """n images [n, C, H, W] in [-1, 1] from a model's prior, drawn in batches of 128."""
     generator = Generator(next(model.parameters()).device).manual_seed(seed)
     return torch.cat([model.sample(len(part), generator) for part in torch.arange(n).split(SAMPLE_BATCH)])
@@ -65,8 +112,7 @@ def evaluate_images(
     file: Path,
     dataset: str,
     metrics: tuple[str, ...] = ("fad",),
-    data_dir: Path | None = None,
-    fad_weights: Path | None = None,
+    files: Files = NO_FILES,
     n_images: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
@@ -79,7 +125,7 @@ def evaluate_images(
         raise UserError("--metrics reconstruction needs a model: give --checkpoint, or leave it out with --images")
     on = resolve_device(device)
     images = read_image_set(file, dataset, n_images).to(on)
-    scorers, left_out = prepare_metrics(metrics, dataset, data_dir, fad_weights, on)
+    scorers, left_out = prepare_metrics(metrics, dataset, files, on)
     if not scorers:
         raise UserError(next(iter(left_out.values())))
     record: dict[str, Any] = {"images": str(file), "dataset": dataset}

@@ -11,7 +11,7 @@ import torch
 
 from analysis.evaluation import Evaluation, evaluate, save_pictures
 from analysis.experiments import Places, Row, read_result
-from analysis.generation import FAD_PROTOCOLS, METRICS
+from analysis.generation import FAD_PROTOCOLS
 from errors import UserError
 from files import write_atomically, write_json
 from models import load_model, read_metadata, save_model
@@ -21,6 +21,7 @@ from training.loop import fit
 from training.stop import Stopped
 
 HALF_PRECISION_TOLERANCE = 0.002  # relative change of the reconstruction loss that half precision may cost
+RELEASE_METRICS = ("reconstruction", *FAD_PROTOCOLS)  # FID and IS take files that do not come with the project
 PRIVATE_IMAGES = ("celeba",)  # pictures of people stay in the run folder
 
 
@@ -90,10 +91,10 @@ def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dic
     weights = places.pretrained / f"{row.name}.safetensors"
     model, run = load_model(folder), read_metadata(folder)["run"]
     save_model(model, weights, run, torch.float16)
-    record, pictures = evaluate(Evaluation(weights, device=device, metrics=METRICS))
+    record, pictures = evaluate(Evaluation(weights, device=device, metrics=RELEASE_METRICS))
     if not _close(record["reconstruction_loss"]["value"], run["test_reconstruction"]):
         save_model(model, weights, run)
-        record, pictures = evaluate(Evaluation(weights, device=device, metrics=METRICS))
+        record, pictures = evaluate(Evaluation(weights, device=device, metrics=RELEASE_METRICS))
     for name, reason in record["left_out"].items():
         print(f"{name} left out: {reason}", flush=True)
     log = pd.read_csv(folder / METRICS_FILE)

@@ -5,8 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.generation import METRICS as MEASURED
+
 PAPER = Path(__file__).parent / "paper"
 METRICS = ("reconstruction_loss", "inception_score", "fid", "fad")
+EVERY_METRIC = ("reconstruction_loss", *MEASURED)
 
 
 def paper_table1(dataset: str) -> pd.DataFrame:
@@ -41,7 +44,7 @@ def _has_real(measured: dict[str, Any]) -> bool:
 
 def metric_lines(record: dict[str, Any]) -> list[str]:
     """Each number with its protocol and what real images score; then what was left out, and why."""
-    lines = [_metric_line(name, record[name]) for name in (*METRICS, "fad_eval") if name in record]
+    lines = [_metric_line(name, record[name]) for name in EVERY_METRIC if name in record]
     if "lif_backend" in record:
         lines.append(f"{record['epoch_rule']}; LIF backend {record['lif_backend']}")
     return lines + [f"{name} left out: {reason}" for name, reason in record["left_out"].items()]
@@ -51,7 +54,10 @@ def _metric_line(name: str, measured: dict[str, Any]) -> str:
     line = f"{name} {measured['value']:.6f}: {measured['protocol']}"
     if measured["feature_network"] is None:
         return line
-    line += f"; n = {measured['n_images']}, {measured['split']} split; {measured['feature_network']}"
+    split = f", {measured['split']} split" if measured["split"] else ""
+    line += f"; n = {measured['n_images']}{split}; {measured['feature_network']}"
+    if "training_images" not in measured:
+        return line
     real = measured["training_images"]
     if real is None:
         return line + "; real training images: not known, the data set is not at hand"

@@ -144,12 +144,14 @@ class FadMetric:
     Attributes:
         network, protocol, reference: as for `fad`.
         training_images: what real training images score, None if that is not known.
+        n_wanted: images that the protocol takes.
     """
 
     network: FeatureNetwork
     protocol: str
     reference: Statistics
     training_images: dict[str, Any] | None
+    n_wanted: int = N_SAMPLES
 
     @classmethod
     def prepare(cls, network: FeatureNetwork, protocol: str, data_dir: Path | str | None = None) -> "FadMetric":

@@ -21,7 +21,7 @@ import train
 from analysis.tables import PAPER, as_text, comparison, paper_table1
 from cli import run_program
 from data import load_split, to_unit_range
-from errors import UserError
+from errors import UnavailableError, UserError
 from metrics.fad import fad, load_feature_network, reference
 from models import ModelConfig, build_model, load_model, save_model
 from neurons import set_backend
@@ -379,6 +379,37 @@ def test_a_metric_without_its_weights_is_left_out_with_a_word(score: Callable, c
     assert f"fad left out: {reason}" in capsys.readouterr().out.splitlines()
 
 
+def test_inception_metrics_are_left_out_one_by_one(
+    score: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UnavailableError("no weights: give --inception-weights")
+
+    monkeypatch.setattr("analysis.generation.load_inception", refuse)
+    record = score("--n-images", "4", "--metrics", "reconstruction,fid,inception_score")
+    assert record["left_out"]["fid"] == "no weights: give --inception-weights"
+    assert "give it with --imagenet-inception-weights" in record["left_out"]["inception_score"]
+    out = capsys.readouterr().out.splitlines()
+    assert {f"{name} left out: {reason}" for name, reason in record["left_out"].items()} <= set(out)
+
+
+def test_each_metric_gets_as_many_samples_as_its_protocol_takes(score: Callable, monkeypatch: Any) -> None:
+    class Count:
+        def __init__(self, n_wanted: int) -> None:
+            self.n_wanted = n_wanted
+
+        def __call__(self, images: Tensor) -> dict[str, Any]:
+            described = {"protocol": "count", "n_images": len(images), "split": None, "feature_network": "none"}
+            return described | {"value": float(len(images))}
+
+    scorers = {"fad": Count(150), "fid": Count(130)}
+    monkeypatch.setattr("analysis.evaluation.prepare_metrics", lambda *_: (scorers, {}))
+    record = score("--metrics", "fad,fid")
+    assert (record["fad"]["value"], record["fid"]["value"]) == (150, 130)
+    record = score("--metrics", "fad,fid", "--n-samples", "7")
+    assert (record["fad"]["value"], record["fid"]["value"]) == (7, 7)
+
+
 def test_an_autoencoder_of_the_users_own_is_taken(score: Callable, tmp_path: Path) -> None:
     own = tmp_path / "own.safetensors"
     save_model(build_model(ModelConfig(model="autoencoder", image_channels=1, latent_dim=16)), own)
@@ -392,7 +423,7 @@ def test_an_autoencoder_of_the_users_own_is_taken(score: Callable, tmp_path: Pat
     ("flags", "message"),
     [
         ("--metrics fad", "no autoencoder for digits comes with the project"),
-        ("--metrics reconstruction,beauty", "unknown metric 'beauty'; choose from reconstruction,fad,fad_eval"),
+        ("--metrics reconstruction,beauty", "unknown metric 'beauty'; choose from reconstruction,fad,fad_eval,fid"),
         ("--metrics fad --dataset mnist --n-samples 64", "64 images are too few for the covariance of 64 features"),
         ("--metrics fad --dataset mnist --n-samples 1", "--n-samples must be at least 2, got 1"),
         ("--metrics fad --dataset mnist --fad-weights absent.pth", "no checkpoint at absent.pth"),

@@ -27,7 +27,7 @@ def help_of(program: tuple[str, ...]) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("command", [c for c in commands("python ") if "-m benchmarks" not in c])
+@pytest.mark.parametrize("command", [c for c in commands("python ") if " -m " not in c])
 def test_a_program_in_the_readme_knows_its_flags(command: str) -> None:
     program, *arguments = command.split()[1:]
     text = help_of((program,))

@@ -1,0 +1,176 @@
+"""FID and IS without their weights: resizing, arithmetic, and a network of random weights.
+
+The networks are large: a few dozen images are all that a test can afford, and `allow_few` lets them be compared.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from data import load_split, to_unit_range
+from errors import UnavailableError, UserError
+from metrics import frechet_distance, statistics
+from metrics.inception import (
+    FidMetric,
+    features,
+    inception_score,
+    load_imagenet_inception,
+    load_inception,
+    paper_score,
+    pooled_features,
+    resize_paper,
+    resize_standard,
+    standard_score,
+)
+
+pytest.importorskip("torch_fidelity")
+from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random weights for the network of 2015."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("inception") / "random.pth"
+    torch.save({}, file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = fidelity.FeatureExtractorInceptionV3("random", ["2048"], str(file))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    torch.save(network.state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def network(weights: Path) -> nn.Module:
+    return load_inception(weights)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_the_papers_resize_is_pils_bicubic_in_float_clipped(images: Tensor) -> None:
+    pixels = ((images + 1) / 2 * 255).numpy()
+    expected = [
+        [np.asarray(Image.fromarray(c).resize((299, 299), Image.Resampling.BICUBIC)) for c in image] for image in pixels
+    ]
+    assert np.max(expected) > 256  # the filter overshoots
+    np.testing.assert_allclose(resize_paper(images), np.clip(expected, 0, 255), atol=2e-3)
+
+
+def test_the_standard_resize_is_tensorflows_of_rounded_images(images: Tensor) -> None:
+    """Output pixel i lies at i * 32 / 299 between its neighbours, the last of which is repeated."""
+    pixels = np.rint((images.double().numpy() + 1) / 2 * 255)
+    at = np.arange(299) * 32 / 299
+    low, part = at.astype(int), at % 1
+    high = np.minimum(low + 1, 31)
+    rows = pixels[:, :, low] * (1 - part[:, None]) + pixels[:, :, high] * part[:, None]
+    expected = rows[..., low] * (1 - part) + rows[..., high] * part
+    np.testing.assert_allclose(resize_standard(images), expected, atol=1e-2)
+
+
+def test_grey_images_are_three_times_the_same(images: Tensor) -> None:
+    for resize in (resize_paper, resize_standard):
+        grey = resize(images[:, :1])
+        assert grey.shape == (2, 3, 299, 299) and torch.equal(grey[:, 0], grey[:, 2])
+
+
+def test_the_features_are_torch_fidelitys(network: nn.Module, images: Tensor) -> None:
+    pixels = ((images + 1) / 2 * 255).round().byte()
+    (expected,) = network(pixels)
+    ours = pooled_features(network, resize_standard(images))
+    torch.testing.assert_close(ours, expected)
+    assert ours.std() > 1e-3
+
+
+def test_a_set_is_nearer_to_its_other_half_than_to_other_data(network: nn.Module) -> None:
+    digits = to_unit_range(load_split("digits", "test").images[:16])
+    noise = torch.rand(8, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    half, other_half, other_data = (
+        statistics(features(network, x.split(4), "paper"), allow_few=True) for x in (digits[:8], digits[8:], noise)
+    )
+    near, far = frechet_distance(*half, *other_half), frechet_distance(*half, *other_data)
+    assert frechet_distance(*half, *half) < 1e-6 * near
+    assert near < far / 3
+
+
+def test_few_images_are_refused(network: nn.Module) -> None:
+    metric = FidMetric(network, "paper", (torch.zeros(2048), torch.eye(2048)), "test", 5000)
+    with pytest.raises(UserError, match="2 images are too few for the covariance of 2048 features"):
+        metric(torch.zeros(2, 1, 32, 32))
+
+
+def test_a_split_that_is_not_there_makes_fid_unavailable(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="FID needs the validation split of celeba"):
+        FidMetric.prepare(network, "celeba", "paper", "validation", 5000, tmp_path)
+
+
+def test_certain_and_even_classes_score_their_number() -> None:
+    one_hot = 1000 * torch.eye(5).repeat(8, 1)
+    assert inception_score(one_hot, splits=4) == (pytest.approx(5), pytest.approx(0, abs=1e-9))
+    assert inception_score(torch.zeros(40, 5), splits=4)[0] == pytest.approx(1)
+
+
+def test_the_score_is_the_exponential_of_the_mean_divergence() -> None:
+    logits = torch.randn(30, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores = []
+    for part in logits.softmax(1).split(10):
+        scores.append(math.exp((part * (part / part.mean(0)).log()).sum(1).mean()))
+    assert inception_score(logits, splits=3) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
+
+
+def test_a_score_needs_an_image_per_split() -> None:
+    with pytest.raises(UserError, match="9 images are too few for 10 splits"):
+        inception_score(torch.zeros(9, 5))
+
+
+def test_both_scores_say_what_they_are(network: nn.Module) -> None:
+    images = torch.zeros(10, 1, 32, 32)
+    standard = standard_score(network)(images)
+    assert standard["value"] == pytest.approx(1) and "10 images where the protocol takes 50,000" in standard["protocol"]
+    paper = paper_score(lambda x: x.mean((2, 3)), "celeba")
+    assert paper.n_wanted == 1280
+    assert paper(images)["protocol"].startswith("paper") and paper(images)["value"] == pytest.approx(1)
+
+
+def test_the_papers_network_sees_0_to_255() -> None:
+    seen = []
+    metric = paper_score(lambda x: seen.append((x.min().item(), x.max().item())) or x.mean((2, 3)), "mnist")
+    black_and_white = torch.tensor([-1.0, 1.0]).repeat(512).view(1, 1, 32, 32).expand(10, 1, 32, 32)
+    metric(black_and_white)
+    assert seen == [(0, pytest.approx(255))] and metric.n_wanted == 2560
+
+
+def test_missing_weights_say_where_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(fidelity, "load_state_dict_from_url", refuse)
+    with pytest.raises(UnavailableError, match=r"weights-inception-\S+\.pth and give it with --inception"):
+        load_inception()
+    with pytest.raises(UnavailableError, match=r"inception_v3_google-\w+\.pth and give it with --imagenet-inception"):
+        load_imagenet_inception(None)
+
+
+@pytest.mark.parametrize("load", [load_inception, load_imagenet_inception])
+def test_other_files_are_refused(tmp_path: Path, load: Callable) -> None:
+    file = tmp_path / "weights.pth"
+    with pytest.raises(UserError, match=r"no file .*weights\.pth"):
+        load(file)
+    file.write_bytes(b"text")
+    with pytest.raises(UserError, match="is damaged"):
+        load(file)
+    for content in ({"fc.weight": torch.zeros(2)}, [1, 2]):
+        torch.save(content, file)
+        with pytest.raises(UserError, match="holds other weights"):
+            load(file)
