@@ -1,6 +1,8 @@
 """What the programs share: turning arguments into a configuration, and errors into one line and an exit code."""
 
 import io
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -46,7 +48,7 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
 
     Returns:
         the exit code: 0; 2 after a UserError, told in one line on standard error; 128 + signal number after
-        a run that was asked to stop.
+        a run that was asked to stop, or where nobody reads the output any more.
     """
     from training.stop import Stopped
 
@@ -65,4 +67,7 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
         return stopped.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever reads the output, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0

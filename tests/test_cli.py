@@ -1,6 +1,10 @@
 """Errors of the command line, in one line."""
 
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +51,11 @@ def test_debug_lets_the_traceback_through() -> None:
     assert run_program(main, ["--size"]) == 2
     with pytest.raises(UserError):
         run_program(main, ["--size", "--debug"])
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    program = [sys.executable, str(Path(__file__).parents[1] / "reproduce.py"), "--list"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
