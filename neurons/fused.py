@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from neurons.layer import FusedLayer
 from neurons.native import NativeLayer, channel_statistics, channels_last, combine_
 from neurons.scan import LIFConstants
 from neurons.tdbn import ThresholdDependentBatchNorm, affine, input_gradient_factors
@@ -23,7 +24,7 @@ from neurons.tdbn import ThresholdDependentBatchNorm, affine, input_gradient_fac
 class Kernels:
     """One implementation of the passes over a layer's activations; neurons.native says what each does."""
 
-    layer: Callable[..., Any]
+    layer: type[FusedLayer]
     channel_statistics: Callable[[Tensor], tuple[Tensor, Tensor]]
     combine_: Callable[..., Tensor]
 
@@ -153,7 +154,7 @@ def _like_steps(v: Tensor | None) -> Tensor | None:
 
 
 def _dense_gradients(
-    layer: NativeLayer, grad_spikes: Tensor | None, grad_v_last: Tensor | None
+    layer: FusedLayer, grad_spikes: Tensor | None, grad_v_last: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     if grad_spikes is None:  # only the last membrane was used
         step = layer.x[0]

@@ -4,12 +4,11 @@ import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from neurons.layer import FusedLayer
 from neurons.library import c_function, n_threads
-from neurons.scan import LIFConstants
 
 
 class _Layer(ctypes.Structure):
@@ -43,25 +42,12 @@ def channels_last(x: Tensor, dense: bool = False) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NativeLayer:
-    """The passes over one layer's activations. Every tensor is float32 and `channels_last`.
-
-    x: input [T, N, C, ...], or [1, N, C, ...] for the same input at each of `n_steps` steps; `n_channels` tells
-    how the vectors `slope`, `offset` and `mean` repeat along a step's memory.
-    """
-
-    x: Tensor
-    n_steps: int
-    n_channels: int
-    constants: LIFConstants
-
-    @property
-    def constant(self) -> bool:
-        return len(self.x) < self.n_steps
+class NativeLayer(FusedLayer):
+    """The passes over one layer's activations. Every tensor is float32 and `channels_last`."""
 
     def forward(self, slope: Tensor, offset: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
         """Spikes [n_steps, N, ...] and the last membrane [N, ...] for a current slope * x + offset."""
-        spikes, v_last = self._empty(self.n_steps), self._empty()
+        spikes, v_last = self._like_x(self.n_steps), self._state()
         _lif_forward(self._layer(), *self._input(), slope, offset, v, spikes, v_last)
         return spikes, v_last
 
@@ -76,8 +62,8 @@ class NativeLayer:
         needs_grad_v: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Gradient of the current, like x; its sum and that of it times x - mean, per channel in float64; of v."""
-        grad_y = self._empty(len(self.x))
-        grad_v = self._empty() if needs_grad_v else None
+        grad_y = self._like_x(len(self.x))
+        grad_v = self._state() if needs_grad_v else None
         sums = torch.empty((2, self.n_channels), dtype=torch.float64)
         _lif_backward(
             *(self._layer(), *self._input(), slope, offset, mean, v, grad_spikes, grad_spikes.stride(0), grad_v_last),
@@ -85,20 +71,12 @@ class NativeLayer:
         )
         return grad_y, sums[0], sums[1], grad_v
 
-    def _empty(self, *n_steps: int) -> Tensor:
-        """Uninitialised memory laid out as x: one step, or so many without a gap."""
-        step = self.x[0]
-        return torch.empty_strided((*n_steps, *step.shape), (*(step.numel() for _ in n_steps), *step.stride()))
-
     def _input(self) -> tuple[int, int]:
         return self.x.data_ptr(), 0 if self.constant else self.x.stride(0)
 
     def _layer(self) -> _Layer:
         c, n_neurons = self.constants, self.x[0].numel()
-        threshold = np.float32(c.v_threshold)
-        fires_from = np.nextafter(threshold, np.float32(np.inf)) if c.strict else threshold
-        middle, half = (c.lower + c.upper) / 2, (c.upper - c.lower) / 2
-        box = c.decay, float(fires_from), middle, half, c.height
+        box = c.decay, c.fires_from, c.middle, c.half, c.height
         return _Layer(self.n_steps, n_neurons, self.n_channels, *box, n_threads(self.n_steps * n_neurons))
 
 

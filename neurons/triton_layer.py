@@ -8,7 +8,7 @@ import triton
 from torch import Tensor
 
 from neurons import triton_kernels as kernels
-from neurons.scan import LIFConstants, dense_like
+from neurons.layer import FusedLayer
 
 # Steps that a kernel unrolls, with two or three registers per neuron for each. More steps run in such segments, the
 # membrane between two of them in memory.
@@ -44,20 +44,11 @@ class _Tiles:
 
 
 @dataclass(frozen=True)
-class TritonLayer:
+class TritonLayer(FusedLayer):
     """`NativeLayer` on a GPU: the same fields, methods and layout; x in float32, bfloat16 or float16.
 
     Spikes and the gradients of spikes and current have the type of x; membranes and vectors are float32.
     """
-
-    x: Tensor
-    n_steps: int
-    n_channels: int
-    constants: LIFConstants
-
-    @property
-    def constant(self) -> bool:
-        return len(self.x) < self.n_steps
 
     def forward(self, slope: Tensor, offset: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
         """Spikes [n_steps, N, ...] and the last membrane [N, ...] for a current slope * x + offset."""
@@ -95,13 +86,6 @@ class TritonLayer:
     def _segments(self) -> list[slice]:
         starts = range(0, self.n_steps, SEGMENT_STEPS)
         return [slice(start, min(start + SEGMENT_STEPS, self.n_steps)) for start in starts]
-
-    def _like_x(self, n_steps: int) -> Tensor:
-        return dense_like(self.x[:1].expand(n_steps, *self.x.shape[1:]))
-
-    def _state(self) -> Tensor:
-        """Uninitialised float32 [N, ...], laid out as a step of x is."""
-        return torch.empty_like(self.x[0], dtype=torch.float32)
 
     def _forward(self, steps: slice, slope: Tensor, offset: Tensor, v: Tensor | None, spikes: Tensor | None) -> Tensor:
         """The membrane after some steps, from v before them. Writes their spikes, if there is room for them."""

@@ -1,0 +1,34 @@
+"""What the compiled kernels of one layer start from, in C and in Triton."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neurons.scan import LIFConstants, dense_like
+
+
+@dataclass(frozen=True)
+class FusedLayer:
+    """A layer's activations and constants; subclasses have the passes over them, `forward` and `backward`.
+
+    x: input [T, N, C, ...], or [1, N, C, ...] for the same input at each of `n_steps` steps; `n_channels` tells
+    how the vectors `slope`, `offset` and `mean` repeat along a step's memory.
+    """
+
+    x: Tensor
+    n_steps: int
+    n_channels: int
+    constants: LIFConstants
+
+    @property
+    def constant(self) -> bool:
+        return len(self.x) < self.n_steps
+
+    def _like_x(self, n_steps: int) -> Tensor:
+        """Uninitialised [n_steps, N, ...] in the type of x, each step laid out as one of x is."""
+        return dense_like(self.x[:1].expand(n_steps, *self.x.shape[1:]))
+
+    def _state(self) -> Tensor:
+        """Uninitialised float32 [N, ...], laid out as a step of x is."""
+        return torch.empty_like(self.x[0], dtype=torch.float32)
