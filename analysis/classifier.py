@@ -27,13 +27,14 @@ class Recipe:
 
     Attributes:
         epochs, lr: the paper's.
-        momentum: of the SGD; the paper names none.
+        momentum: the paper names none. Without it 10 epochs on the rates of `esvae-mnist-short` end at 90 % (measured),
+            with 0.9 they pass 96 % after 5; controls must not lose because they were not trained to the end.
         batch_size, activation: the paper does not say.
     """
 
     epochs: int = 200
     lr: float = 0.01
-    momentum: float = 0.0
+    momentum: float = 0.9
     batch_size: int = 128
     activation: Activation = "relu"
 
