@@ -91,7 +91,7 @@ class EncoderClassification(Experiment):
         """Model, kind of feature, and the features of both splits; one at a time, so that few are in memory."""
         train = splits[0].images
         for subject in subjects:
-            models = {TRAINED: subject.model, UNTRAINED: untrained_copy(subject.model, train, self.seed)}
+            models = {TRAINED: subject.model, UNTRAINED: untrained_copy(subject.model, train, self.seed, self.rates)}
             for kind, model in models.items():
                 title = f"{subject.label}, {kind}"
                 rates = [encoder_rates(model, s.images, self.seed, self.rates, title) for s in splits]

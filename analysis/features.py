@@ -40,17 +40,18 @@ def encoder_rates(
 
 
 @torch.no_grad()
-def untrained_copy(model: nn.Module, train_images: Tensor, seed: int = 0) -> nn.Module:
+def untrained_copy(model: nn.Module, train_images: Tensor, seed: int = 0, kind: RateKind = "encoder") -> nn.Module:
     """A freshly initialised model of the same configuration, in evaluation mode: the control of what training added.
 
     tdBN of a fresh model normalises by mean 0 and variance 1 in evaluation mode, which would silence most neurons.
-    So its encoder first sees `STATISTICS_BATCHES` batches of training images in training mode; tdBN's running
+    So what gives its rates first sees `STATISTICS_BATCHES` batches of training images in training mode; tdBN's running
     statistics become the mean of theirs, and no weight changes.
 
     Args:
         model: the trained one.
         train_images: uint8 [N, C, H, W] on the model's device.
         seed: of the weights and of the choice of images.
+        kind: of rates that are wanted of it, as in `encoder_rates`: `draw` prepares the whole model.
     """
     backend = next(module.backend for module in model.modules() if isinstance(module, LIF))
     with torch.random.fork_rng(devices=[]):
@@ -58,12 +59,13 @@ def untrained_copy(model: nn.Module, train_images: Tensor, seed: int = 0) -> nn.
         control = build_model(model.config).to(train_images.device).train()
     set_backend(control, backend)
     norms = [module for module in control.modules() if isinstance(module, ThresholdDependentBatchNorm)]
-    generator = Generator().manual_seed(seed)
+    generator, noise = Generator().manual_seed(seed), Generator(train_images.device).manual_seed(seed)
     for k in range(1, STATISTICS_BATCHES + 1):
         for norm in norms:
             norm.momentum = 1 / k
         index = torch.randint(len(train_images), (ENCODING_BATCH,), generator=generator)
-        control.firing_rate(to_unit_range(train_images[index.to(train_images.device)]))
+        x = to_unit_range(train_images[index.to(train_images.device)])
+        control.firing_rate(x) if kind == "encoder" else control(x, noise)
     return control.eval()
 
 
