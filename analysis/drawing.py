@@ -62,6 +62,11 @@ def subject_colors(subjects: Iterable[Subject]) -> dict[str, tuple[float, float,
     return colors
 
 
+def legend_below(figure: Figure, axis: Axes) -> None:
+    """One legend for the whole figure, of what `axis` shows, where it hides nothing."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+
 @styled
 def image_panels(panels: Mapping[str, Mapping[str, Tensor]], title: str = "") -> Figure:
     """Panels side by side, each a title and rows of images with a label each.
