@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -68,38 +69,40 @@ def legend_below(figure: Figure, axis: Axes) -> None:
 
 
 @styled
-def image_panels(panels: Mapping[str, Mapping[str, Tensor]], title: str = "") -> Figure:
-    """Panels side by side, each a title and rows of images with a label each.
+def image_panels(panels: Mapping[str, Mapping[str, Tensor]], columns: int | None = None) -> Figure:
+    """Panels side by side, each a title and images in labelled rows.
 
     Args:
-        panels: title -> row label -> images [N, C, H, W] in [-1, 1]; every row of a panel of the same N.
-        title: above all of them.
+        panels: title -> label -> images [N, C, H, W] in [-1, 1]; the same labels and N in every panel.
+        columns: images in a row; a label with more has several rows. N if None.
     """
-    shapes = [(len(rows), len(next(iter(rows.values())))) for rows in panels.values()]
-    n_rows, widths = max(n for n, _ in shapes), [n for _, n in shapes]
-    labels_width = 0.075 * max(len(label) for rows in panels.values() for label in rows)
-    width = CELL_INCHES * sum(widths) + labels_width * len(panels) + 0.2
-    figure, axes = new_figure(width, CELL_INCHES * n_rows + 0.5, 1, len(panels), width_ratios=widths)
-    for axis, (panel, rows) in zip(axes[0], panels.items(), strict=True):
-        _draw_rows(axis, rows)
-        axis.set_title(panel)
-    if title:
-        figure.suptitle(title)
+    labelled = next(iter(panels.values()))
+    columns = columns or len(next(iter(labelled.values())))
+    n_rows = sum(-(-len(images) // columns) for images in labelled.values())
+    labels_width = 0.075 * max(len(label) for label in labelled)
+    width = (CELL_INCHES * columns + labels_width) * len(panels) + 0.2
+    figure, axes = new_figure(width, CELL_INCHES * n_rows + 0.4, 1, len(panels))
+    for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        _draw_rows(axis, rows, columns)
+        axis.set_title(title)
     return figure
 
 
-def image_rows(rows: Mapping[str, Tensor], title: str = "") -> Figure:
-    """One panel of rows of images, as in `image_panels`."""
-    return image_panels({title: rows})
+def image_rows(rows: Mapping[str, Tensor], columns: int | None = None, title: str = "") -> Figure:
+    """One panel of `image_panels`."""
+    return image_panels({title: rows}, columns)
 
 
-def _draw_rows(axis: Axes, rows: Mapping[str, Tensor]) -> None:
-    first = next(iter(rows.values()))
-    stacked = [image for images in rows.values() for image in images.cpu().float()]
-    grid = make_grid(stacked, len(first), PADDING_PIXELS, normalize=True, value_range=(-1, 1), pad_value=1.0)
+def _draw_rows(axis: Axes, rows: Mapping[str, Tensor], columns: int) -> None:
+    cells, places = [], {}
+    for label, images in rows.items():
+        places[label] = len(cells) // columns
+        cells += [*images.cpu().float(), *[torch.ones_like(images[0].cpu())] * (-len(images) % columns)]
+    grid = make_grid(cells, columns, PADDING_PIXELS, normalize=True, value_range=(-1, 1), pad_value=1.0)
     axis.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
-    step = first.shape[-2] + PADDING_PIXELS
-    axis.set_yticks([PADDING_PIXELS + step * row + first.shape[-2] / 2 for row in range(len(rows))], list(rows))
+    size = cells[0].shape[-2]
+    ticks = [PADDING_PIXELS + (size + PADDING_PIXELS) * place + size / 2 for place in places.values()]
+    axis.set_yticks(ticks, list(places))
     axis.set_xticks([])
     axis.tick_params(length=0)
     axis.grid(False)
