@@ -35,7 +35,7 @@ STYLE: dict[str, Any] = {
 }
 DPI = 150
 UNDATED = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
-CELL_INCHES, PADDING_PIXELS = 0.48, 2
+IMAGE_DOTS, PADDING_PIXELS, LETTER_DOTS, TITLE_DOTS = 64, 2, 11, 54  # of image grids, at DPI
 
 Drawing = TypeVar("Drawing", bound=Callable[..., Any])
 
@@ -72,19 +72,24 @@ def legend_below(figure: Figure, axis: Axes) -> None:
 def image_panels(panels: Mapping[str, Mapping[str, Tensor]], columns: int | None = None) -> Figure:
     """Panels side by side, each a title and images in labelled rows.
 
+    Pixels of an image become whole dots of the figure's PNG, which are sharp and take little space.
+
     Args:
         panels: title -> label -> images [N, C, H, W] in [-1, 1]; the same labels and N in every panel.
         columns: images in a row; a label with more has several rows. N if None.
     """
-    labelled = next(iter(panels.values()))
-    columns = columns or len(next(iter(labelled.values())))
-    n_rows = sum(-(-len(images) // columns) for images in labelled.values())
-    labels_width = 0.075 * max(len(label) for label in labelled)
-    width = (CELL_INCHES * columns + labels_width) * len(panels) + 0.2
-    figure, axes = new_figure(width, CELL_INCHES * n_rows + 0.4, 1, len(panels))
-    for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
-        _draw_rows(axis, rows, columns)
-        axis.set_title(title)
+    grids = {title: _grid(rows, columns or len(next(iter(rows.values())))) for title, rows in panels.items()}
+    height, width = next(iter(grids.values())).shape[:2]
+    labels = [line for rows in panels.values() for label in rows for line in _wrapped(label).split("\n")]
+    left, top = LETTER_DOTS * max(map(len, labels)), TITLE_DOTS if any(panels) else 0
+    figure = Figure(((left + width) * len(panels) / DPI, (height + top) / DPI))
+    for k, (title, grid) in enumerate(grids.items()):
+        place = ((k * (left + width) + left) / (left + width) / len(panels), 0)
+        size = (width / (left + width) / len(panels), height / (height + top))
+        axis = figure.add_axes((*place, *size))
+        axis.imshow(grid, interpolation="nearest")
+        axis.set_title(_wrapped(title))
+        _label_rows(axis, panels[title], height)
     return figure
 
 
@@ -93,27 +98,35 @@ def image_rows(rows: Mapping[str, Tensor], columns: int | None = None, title: st
     return image_panels({title: rows}, columns)
 
 
-def _draw_rows(axis: Axes, rows: Mapping[str, Tensor], columns: int) -> None:
-    cells, places = [], {}
-    for label, images in rows.items():
-        places[label] = len(cells) // columns
+def _grid(rows: Mapping[str, Tensor], columns: int) -> np.ndarray:
+    """One picture [height, width, 3] of all images, in dots."""
+    cells = []
+    for images in rows.values():
         cells += [*images.cpu().float(), *[torch.ones_like(images[0].cpu())] * (-len(images) % columns)]
     grid = make_grid(cells, columns, PADDING_PIXELS, normalize=True, value_range=(-1, 1), pad_value=1.0)
-    axis.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
-    size = cells[0].shape[-2]
-    ticks = [PADDING_PIXELS + (size + PADDING_PIXELS) * place + size / 2 for place in places.values()]
-    axis.set_yticks(ticks, list(places))
+    scale = max(IMAGE_DOTS // cells[0].shape[-1], 1)
+    return grid.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
+
+
+def _label_rows(axis: Axes, rows: Mapping[str, Tensor], height: int) -> None:
+    axis.set_yticks([height * (k + 0.5) / len(rows) for k in range(len(rows))], [_wrapped(label) for label in rows])
     axis.set_xticks([])
     axis.tick_params(length=0)
     axis.grid(False)
     axis.spines[:].set_visible(False)
 
 
+def _wrapped(label: str) -> str:
+    """The training budget on a line of its own."""
+    return label.replace(", ", ",\n")
+
+
 @styled
 def rendered(figure: Figure, kind: str) -> bytes:
     """The content of a `png` or `pdf` file."""
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=DPI, metadata=UNDATED[kind])
+    options = {"pil_kwargs": {"optimize": True}} if kind == "png" else {}
+    figure.savefig(content, format=kind, dpi=DPI, metadata=UNDATED[kind], **options)
     return content.getvalue()
 
 
