@@ -162,16 +162,21 @@ def draw(table: pd.DataFrame, colors: dict[str, tuple[float, float, float]], pap
         alpha = 0.4 if row.features == UNTRAINED else 1.0
         error = None if np.isnan(row.deviation) else row.deviation
         axis.barh(place, row.test_accuracy, xerr=error, color=colors.get(row.model, GREY), alpha=alpha)
-        axis.text(row.test_accuracy - 1, place, f"{row.test_accuracy:.2f}", va="center", ha="right", color="white")
-    axis.set_yticks(range(len(table)), [f"{row.model}\n{row.features}" for row in table.itertuples()])
+        axis.text(row.test_accuracy + 1.5, place, f"{row.test_accuracy:.2f}", va="center")
+    axis.set_yticks(range(len(table)), [_tick(row.model, row.features) for row in table.itertuples()])
+    axis.set_xlim(0, 110)
     axis.invert_yaxis()
     kinds = {name: kind for kind, name in MODEL_NAMES.items()}
     for model, accuracy in paper.items():
-        axis.axvline(accuracy, color=KIND_COLORS[kinds[model]], ls="--", lw=1, label=f"{model}, paper")
+        axis.axvline(accuracy, color=KIND_COLORS[kinds[model]], ls="--", lw=1, label=f"{model}, paper's full training")
     axis.set_xlabel("test accuracy [%]")
     if paper:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(paper))
     return figure
+
+
+def _tick(model: str, features: str) -> str:
+    return "the same model, untrained" if features == UNTRAINED else f"{model}\n{features}"
 
 
 main = experiment_main(EncoderClassification, __doc__)
