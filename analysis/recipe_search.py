@@ -31,8 +31,9 @@ from training.stop import StopRequest
 
 N_HELD_OUT = 1_000
 SETTINGS = ("batch_size", "lr", "bottleneck_lr_factor", "schedule", "warmup")
-# Batch size -> learning rates: a larger batch takes fewer steps and bears a larger rate.
-RATES = {16: (1e-3, 2e-3, 4e-3), 32: (2e-3, 4e-3, 8e-3), 64: (4e-3, 8e-3, 1.6e-2), 256: (8e-3, 3e-2)}
+# Batch sizes and learning rates, the likeliest first: a larger batch takes fewer steps and bears a larger rate.
+RATES = ((32, 4e-3), (32, 8e-3), (32, 2e-3), (64, 4e-3), (16, 4e-3), (64, 8e-3), (16, 2e-3), (16, 1e-3))
+RATES += ((64, 1.6e-2), (256, 8e-3), (256, 3e-2))
 SHAPES: tuple[dict[str, Any], ...] = (
     {"bottleneck_lr_factor": 1.0},
     {"warmup": 0.0},
@@ -78,7 +79,7 @@ class Arguments:
             warmup=0.1,
         )
         if self.stage == "rates":
-            changes = [{"batch_size": size, "lr": lr} for size, rates in RATES.items() for lr in rates]
+            changes = [{"batch_size": size, "lr": lr} for size, lr in RATES]
         else:
             changes = [{"batch_size": self.batch_size, "lr": self.lr} | shape for shape in SHAPES]
         return [replace(base, **change) for change in changes]
