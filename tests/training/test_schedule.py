@@ -1,8 +1,16 @@
 """Learning rates over a run."""
 
+import math
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 
+from training import loop
 from training.config import preset
 from training.schedule import learning_rate_factor, rates_as_tensors, set_learning_rates
 
@@ -40,3 +48,30 @@ def test_the_fast_recipe_changes_how_a_model_is_trained_and_not_what_it_is() -> 
         paper, fast = (preset("mnist", model, recipe=recipe) for recipe in ("paper", "fast"))
         assert paper.model_config() == fast.model_config() and paper.run_dir != fast.run_dir
         assert fast.schedule_needs_epochs
+
+
+def test_a_run_with_a_schedule_stopped_in_an_epoch_ends_as_if_it_had_not_been(
+    train: Callable, after_step: Callable, results: Callable, run_dir: Path
+) -> None:
+    flags = ("--epochs", "2", "--schedule", "cosine", "--warmup", "0.3")
+    assert train(*flags, "--name", "whole") == 0
+    after_step(3, partial(os.kill, os.getpid(), signal.SIGTERM))
+    assert train(*flags) == 143
+    assert train(*flags) == 0
+    assert results(run_dir) == results(run_dir.parent / "whole")
+
+
+def test_every_step_is_taken_at_its_own_rates(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, original = [], loop.training_step
+
+    def training_step(model: object, optimizer: torch.optim.Optimizer, *others: object) -> object:
+        taken.append([group["lr"] for group in optimizer.param_groups])
+        return original(model, optimizer, *others)
+
+    monkeypatch.setattr(loop, "training_step", training_step)
+    assert train("--epochs", "2", "--schedule", "cosine", "--lr", "0.002") == 0
+    n = len(taken)
+    assert n == 14
+    for step, (rate, bottleneck) in enumerate(taken):
+        assert rate == pytest.approx(0.001 * (1 + math.cos(math.pi * (step + 0.5) / n)))
+        assert bottleneck == pytest.approx(10 * rate)
