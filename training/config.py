@@ -147,7 +147,12 @@ class Config:
     @property
     def schedule_needs_epochs(self) -> bool:
         """Whether training depends on the total number of epochs: scheduled sampling does, and most learning rates."""
-        return self.model in ("fsvae", "taid") or self.schedule != "constant" or self.warmup > 0
+        return self.model in ("fsvae", "taid") or self.rates_change
+
+    @property
+    def rates_change(self) -> bool:
+        """Whether learning rates change during the run."""
+        return self.schedule != "constant" or self.warmup > 0
 
 
 # What differs from Config's defaults, which are the paper's CIFAR-10 run. The paper gives no batch size and no

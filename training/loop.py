@@ -109,7 +109,7 @@ def prepare(config: Config) -> Run:
     set_runtime(model.to(device), config, device)
     noise = Generator(device).manual_seed(config.seed)
     learning = model, make_optimizer(model, config), noise, make_training_step(config)
-    if config.cuda_graph:
+    if config.cuda_graph and config.rates_change:
         rates_as_tensors(learning[1], device)
     return Run(config, config.run_dir, device, train.images, test.images, *learning)
 
