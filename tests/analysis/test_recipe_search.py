@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import recipe_search
+from analysis import recipe_search, trials
 from cli import run_program
 from errors import UserError
 
@@ -35,7 +35,7 @@ def test_a_stage_leaves_a_line_per_trial_and_goes_on_where_it_stopped(
     first = search()
     assert list(zip(first["batch_size"], first["lr"], strict=True)) == [(16, 1e-3), (8, 2e-3)]
     assert (first["loss"] > 0).all() and first["loss"].nunique() == 2
-    monkeypatch.setattr(recipe_search, "score", None)  # nothing is left to score
+    monkeypatch.setattr(trials, "prepare", None)  # nothing is left to run
     assert search().equals(first)
 
 
@@ -47,8 +47,8 @@ def test_shapes_keep_the_given_rate_and_change_one_thing(search: Callable) -> No
 
 def test_the_images_that_are_scored_were_not_trained_on(search: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    prepare, evaluate = recipe_search.prepare, recipe_search.evaluate_reconstruction
-    monkeypatch.setattr(recipe_search, "prepare", lambda config: seen.setdefault("run", prepare(config)))
+    prepare, evaluate = trials.prepare, recipe_search.evaluate_reconstruction
+    monkeypatch.setattr(trials, "prepare", lambda config: seen.setdefault("run", prepare(config)))
     monkeypatch.setattr(
         recipe_search, "evaluate_reconstruction", lambda m, x: seen.setdefault("x", x) is None or evaluate(m, x)
     )
@@ -62,7 +62,7 @@ def test_a_trial_that_diverges_is_kept_without_a_loss(search: Callable, monkeypa
     def diverge(*_arguments: object) -> None:
         raise UserError("the loss became nan")
 
-    monkeypatch.setattr(recipe_search, "train_epoch", diverge)
+    monkeypatch.setattr(trials, "train_epoch", diverge)
     assert search()["loss"].isna().all()
 
 
@@ -71,7 +71,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.C
     file.write_text("a,b\n1,2\n")
     arguments = ["--dataset", "digits", "--train-images", "256", "--out", str(file)]
     assert run_program(recipe_search.main, arguments) == 2
-    assert "no table of recipe trials" in capsys.readouterr().err and file.read_text() == "a,b\n1,2\n"
+    assert "no table of such trials" in capsys.readouterr().err and file.read_text() == "a,b\n1,2\n"
 
 
 def test_too_few_images_to_hold_out_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
