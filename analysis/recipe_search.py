@@ -27,7 +27,7 @@ from training.loop import Run
 N_HELD_OUT = 1_000
 SETTINGS = ("batch_size", "lr", "bottleneck_lr_factor", "schedule", "warmup")
 # Batch sizes and learning rates, the likeliest first: a larger batch takes fewer steps and bears a larger rate.
-RATES = ((32, 4e-3), (16, 1e-3), (32, 2e-3), (16, 2e-3), (32, 1e-3), (64, 4e-3), (64, 2e-3), (32, 8e-3), (16, 4e-3))
+RATES = ((32, 4e-3), (16, 1e-3), (64, 4e-3), (32, 2e-3), (64, 2e-3), (32, 1e-3), (16, 2e-3), (32, 8e-3), (16, 4e-3))
 RATES += ((64, 8e-3), (256, 8e-3), (256, 3e-2))
 SHAPES: tuple[dict[str, Any], ...] = (
     {"bottleneck_lr_factor": 1.0},
