@@ -16,7 +16,7 @@ from errors import UserError
 from files import write_atomically, write_json
 from models import load_model, read_metadata, save_model
 from models.checkpoint import MODEL_FILE
-from training.log import METRICS_FILE
+from training.log import METRICS_FILE, RATES_FILE
 from training.loop import fit
 from training.stop import Stopped
 
@@ -83,7 +83,7 @@ def run_row(row: Row, places: Places, epochs: int, device: str, deadline: float 
 
 
 def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dict[str, Any]:
-    """Write pretrained/<name>.safetensors and its card, results/<name>.json and pictures from a run folder.
+    """Write pretrained/<name>.safetensors and its card, results/<name>.json, logs and pictures from a run folder.
 
     The weights go out in half precision if that leaves the reconstruction loss alone. All numbers are those of
     the released file.
@@ -97,18 +97,20 @@ def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dic
         record, pictures = evaluate(Evaluation(weights, device=device, metrics=RELEASE_METRICS))
     for name, reason in record["left_out"].items():
         print(f"{name} left out: {reason}", flush=True)
-    log = pd.read_csv(folder / METRICS_FILE)
+    epochs = pd.read_csv(folder / METRICS_FILE)
     record |= {
         "name": row.name,
         "status": "done",
         "checkpoint": weights.name,
         "budget": budget(row, record["epochs"]),
         "command": f"python reproduce.py {row.name}",
-        "training_seconds": round(float(log["seconds"].sum()), 1),
-        "images_per_second": round(float(log["images_per_second"].iloc[-1]), 1),
+        "training_seconds": round(float(epochs["seconds"].sum()), 1),
+        "images_per_second": round(float(epochs["images_per_second"].iloc[-1]), 1),
     }
     write_json(places.results / f"{row.name}.json", record)
-    shutil.copy(folder / METRICS_FILE, places.results / f"{row.name}-{METRICS_FILE}")
+    for log in (METRICS_FILE, RATES_FILE):
+        if (folder / log).exists():  # a model without a spiking latent has no rates
+            shutil.copy(folder / log, places.results / f"{row.name}-{log}")
     write_atomically(weights.with_suffix(".md"), card(record).encode())
     if row.dataset not in PRIVATE_IMAGES:
         for path in save_pictures(pictures, folder):

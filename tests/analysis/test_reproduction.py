@@ -76,7 +76,7 @@ def test_released_weights_are_in_half_precision_where_the_number_survives(places
 
 
 def test_pictures_lie_beside_the_result(places: Places) -> None:
-    for name in ("tiny-reconstructions.png", "tiny-samples.png", "tiny-metrics.csv"):
+    for name in ("tiny-reconstructions.png", "tiny-samples.png", "tiny-metrics.csv", "tiny-firing_rates.csv"):
         assert (places.results / name).stat().st_size > 0
 
 
