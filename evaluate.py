@@ -19,9 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
+from analysis.comparison import comparison, metric_lines
 from analysis.evaluation import Evaluation, evaluate, output_folder, save_pictures
+from analysis.formats import as_text
 from analysis.generation import Files, evaluate_images, parse_metrics
-from analysis.tables import as_text, comparison, metric_lines
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json

@@ -18,7 +18,9 @@ from torch import Tensor
 
 import evaluate
 import train
-from analysis.tables import PAPER, as_text, comparison, paper_table1
+from analysis.comparison import comparison
+from analysis.formats import as_text
+from analysis.published import PAPER, paper_table1
 from cli import run_program
 from data import load_split, to_unit_range
 from errors import UnavailableError, UserError

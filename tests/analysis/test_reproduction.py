@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from analysis.comparison import comparison
 from analysis.evaluation import Evaluation, evaluate
 from analysis.experiments import Places, Row
-from analysis.reproduction import budget, card, release, reproduce
-from analysis.tables import comparison, paper_table1
+from analysis.published import paper_table1
+from analysis.release import budget, card, release
+from analysis.reproduction import reproduce
 from training.config import Config
 from training.loop import fit
 from training.stop import Stopped
