@@ -1,55 +1,56 @@
-"""Table I as a reader sees it: rounded, the difference to the paper's number in brackets."""
+"""Lines of a table as a reader sees them: rounded, the difference to the paper's number in brackets."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from analysis.comparison import OWN_FAD
+from analysis.lines import PROTOCOLS_JOINED_BY
 from analysis.markdown import markdown_table
 from analysis.published import DATASET_NAMES
-from analysis.table1 import PROTOCOLS_JOINED_BY
 
-HEADINGS = {
-    "reconstruction_loss": "reconstruction loss",
-    "inception_score": "IS",
-    "fid": "FID",
-    "fad": "FAD",
-    OWN_FAD: "FAD, own autoencoder",
-}
 NOTHING = "-"
 
 
-def markdown_layout(table: pd.DataFrame) -> str:
-    """One Markdown table per data set, followed by the protocols of our numbers."""
+def markdown_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> str:
+    """One Markdown table per data set, followed by the protocols of our numbers.
+
+    Args:
+        table: as `analysis.lines.frame` makes it.
+        headings: of its columns of numbers.
+    """
     parts = []
     for dataset, lines in table.groupby("dataset", sort=False):
-        cells = _cells(lines)
+        cells = _cells(lines, headings)
         cells["run"] = [f"`{name}`" if name else "" for name in cells["run"]]
-        ours = lines[lines["origin"] == "ours"]["protocol"].dropna()
-        protocols = dict.fromkeys(protocol for joined in ours for protocol in joined.split(PROTOCOLS_JOINED_BY))
-        notes = "\n".join(f"- {protocol}" for protocol in protocols)
         parts.append(f"### {DATASET_NAMES[dataset]}\n\n{markdown_table(cells.columns, cells.to_numpy(), left=3)}\n")
-        parts += [f"Ours by these protocols:\n\n{notes}\n"] if notes else []
+        parts += _protocol_notes(lines)
     return "\n".join(parts)
 
 
-def latex_layout(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines of all data sets in one table of cells."""
+def _protocol_notes(lines: pd.DataFrame) -> list[str]:
+    ours = lines[lines["origin"] == "ours"]["protocol"].dropna()
+    protocols = dict.fromkeys(protocol for joined in ours for protocol in joined.split(PROTOCOLS_JOINED_BY))
+    notes = "\n".join(f"- {protocol}" for protocol in protocols)
+    return [f"Ours by these protocols:\n\n{notes}\n"] if notes else []
+
+
+def latex_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
+    """The lines of all data sets in one table of cells; arguments as for `markdown_layout`."""
     names = table["dataset"].map(DATASET_NAMES)
     first = names.where(table["dataset"] != table["dataset"].shift(), "")
-    cells = _cells(table).drop(columns="run")
+    cells = _cells(table, headings).drop(columns="run")
     cells.insert(0, "data set", first.to_list())
     return cells
 
 
-def _cells(lines: pd.DataFrame) -> pd.DataFrame:
-    """All cells as text; without the column of our own FAD where nothing is in it."""
-    cells = pd.DataFrame([_row(line) for line in lines.to_dict("records")])
-    empty = (cells[HEADINGS[OWN_FAD]] == NOTHING).all()
-    return cells.drop(columns=HEADINGS[OWN_FAD]) if empty else cells
+def _cells(lines: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
+    """All cells as text, without the columns of numbers that are empty."""
+    cells = pd.DataFrame([_row(line, headings) for line in lines.to_dict("records")])
+    return cells.drop(columns=[heading for heading in headings.values() if (cells[heading] == NOTHING).all()])
 
 
-def _row(line: dict[str, Any]) -> dict[str, str]:
+def _row(line: dict[str, Any], headings: Mapping[str, str]) -> dict[str, str]:
     ours = line["origin"] == "ours"
     return {
         "model": f"{line['model']}, {line['origin']}",
@@ -57,13 +58,15 @@ def _row(line: dict[str, Any]) -> dict[str, str]:
         "recipe": f"{line['protocol']}; {line['recipe']}" if line["origin"] == "newer" else line["recipe"],
         "epochs": _epochs(line) if ours else "",
         "seeds": _seeds(line) if ours else "",
-        **{heading: _number(line, column) for column, heading in HEADINGS.items()},
-        "trained on": line["trained_on"] if line["status"] == "done" else "",
+        **{heading: _number(line, column) for column, heading in headings.items()},
+        "hardware": line["hardware"] if line["status"] == "done" else "",
     }
 
 
 def _epochs(line: dict[str, Any]) -> str:
-    return f"{line['epochs']:.0f} of {line['full_epochs']:.0f}" if line["status"] == "done" else line["status"]
+    if line["status"] != "done":
+        return line["status"]
+    return f"{line['epochs']:.0f} of {line['full_epochs']:.0f}"
 
 
 def _seeds(line: dict[str, Any]) -> str:
@@ -72,8 +75,8 @@ def _seeds(line: dict[str, Any]) -> str:
 
 
 def _number(line: dict[str, Any], column: str) -> str:
-    """Mean ± standard deviation (difference to the paper), and n where not every seed has the metric."""
-    value, deviation, difference = (line.get(f"{column}{kind}") for kind in ("", "_std", "_difference"))
+    """Mean ± standard deviation (difference to the paper), and n where not every seed has the number."""
+    value, deviation, difference = (line[f"{column}{kind}"] for kind in ("", "_std", "_difference"))
     if pd.isna(value):
         return NOTHING
     if line["origin"] != "ours":

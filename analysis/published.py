@@ -7,7 +7,6 @@ import pandas as pd
 PAPER = Path(__file__).parent / "paper"
 METRICS = ("reconstruction_loss", "inception_score", "fid", "fad")  # of Table I
 MODELS = ("SWGAN", "SGAD", "ANN VAE", "FSVAE", "TAID", "ESVAE")
-PAPER_NAMES = {"esvae": "ESVAE", "fsvae": "FSVAE", "taid": "TAID", "ann_vae": "ANN VAE"}
 DATASET_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA"}
 
 

@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
 from analysis.experiments import Places, read_experiments
 from analysis.formats import as_latex
 from analysis.layout import latex_layout, markdown_layout
 from analysis.run_list import run_list
-from analysis.table1 import table1
+from analysis.table1 import HEADINGS, table1
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_atomically
@@ -53,12 +56,19 @@ def make(results: Path) -> dict[str, str]:
         UserError: results that are damaged or do not fit each other.
     """
     experiments, places = read_experiments(), Places(results=results)
-    first = table1(experiments, places)
+    files = in_every_format("table1", table1(experiments, places), HEADINGS)
+    for table in (TABLE2, TABLE3):
+        lines = experiment_table(table, experiments, results / "analysis")
+        files |= in_every_format(table.name, lines, table.headings)
+    return files | {"runs.md": run_list(experiments, places)}
+
+
+def in_every_format(name: str, table: pd.DataFrame, headings: Mapping[str, str]) -> dict[str, str]:
+    """<name>.csv with all digits, .md and .tex as a reader sees it."""
     return {
-        "table1.csv": first.to_csv(index=False, float_format="%.6g"),
-        "table1.md": markdown_layout(first),
-        "table1.tex": as_latex(latex_layout(first), left=3),
-        "runs.md": run_list(experiments, places),
+        f"{name}.csv": table.to_csv(index=False, float_format="%.6g"),
+        f"{name}.md": markdown_layout(table, headings),
+        f"{name}.tex": as_latex(latex_layout(table, headings), left=3),
     }
 
 
