@@ -19,7 +19,7 @@ from training.log import METRICS_FILE, save_grid
 HALF_PRECISION_TOLERANCE = 0.002  # relative change of the reconstruction loss that half precision may cost
 RELEASE_METRICS = ("reconstruction", *FAD_PROTOCOLS)  # FID and IS take files that do not come with the project
 PRIVATE_IMAGES = ("celeba",)  # pictures of people stay in the run folder
-PROVENANCE = ("commit", "versions", "hardware", "date")
+PROVENANCE = ("hardware", "versions", "commit", "date")
 
 
 def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dict[str, Any]:
@@ -112,20 +112,22 @@ def card(record: dict[str, Any]) -> str:
         "budget": record["budget"],
         "recipe": f"batch {config['batch_size']}, lr {config['lr']:g}, seed {config['seed']}, "
         f"{record['epoch_rule']} ({record['epochs']})",
-        "command": f"`{record['command']}`",
-        "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s",
-        **{f"trained: {key}": value for key, value in _origin(trained(record)).items()},
         "reconstruction loss": f"{loss['value']:.5f} ({loss['protocol']}; n = {loss['n_images']})",
         "mean training image": f"{record['baselines']['mean training image']:.5f}",
         **{name: _fad_text(record[name]) for name in FAD_PROTOCOLS if name in record},
-        **{f"measured: {key}": value for key, value in _origin(record).items()},
+        "command": f"`{record['command']}`",
+        "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s",
+        **{f"training's {key}": value for key, value in _origin(record.get("trained")).items()},
+        **_origin(record),
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {record['name']}\n\n| | |\n|---|---|\n{rows}\n"
 
 
-def _origin(record: dict[str, Any]) -> dict[str, str]:
-    """Provenance as text."""
+def _origin(record: dict[str, Any] | None) -> dict[str, str]:
+    """Provenance as text; nothing of nothing."""
+    if record is None:
+        return {}
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return {key: record[key] for key in PROVENANCE} | {"versions": versions}
 

@@ -40,8 +40,7 @@ def main(argv: list[str]) -> None:
     """Read, write, and print what was written."""
     a = parse_arguments(Arguments, argv, __doc__)
     files = make(a.results)
-    sections = {Path(name).stem: content for name, content in files.items() if name.endswith(".md")}
-    page = renewed(_read(a.document), sections, a.document)
+    page = renewed(_read(a.document), sections(files), a.document)
     for name, content in files.items():
         write_atomically(a.results / "tables" / name, content.encode())
         print(a.results / "tables" / name)
@@ -70,6 +69,11 @@ def in_every_format(name: str, table: pd.DataFrame, headings: Mapping[str, str])
         f"{name}.md": markdown_layout(table, headings),
         f"{name}.tex": as_latex(latex_layout(table, headings), left=3),
     }
+
+
+def sections(files: Mapping[str, str]) -> dict[str, str]:
+    """What stands between the page's markers, by their name: the Markdown files."""
+    return {Path(name).stem: content for name, content in files.items() if name.endswith(".md")}
 
 
 def renewed(page: str, sections: Mapping[str, str], name: Path) -> str:
