@@ -7,8 +7,8 @@
 Prints each metric with its protocol, beside the paper's rows and baselines; writes evaluation.json and picture grids
 into the run folder (for a file: into runs/evaluation-<name>/).
 
-Metrics, described in docs/metrics.md: `reconstruction` of the test split; `fad`, `fid`, `inception_score` as the
-released program computes them; `fad_eval`, FAD in evaluation mode; `fid_10k_test`, `fid_50k_test`, `fid_10k_train`,
+Metrics, described in docs/metrics.md: `reconstruction` of the test split; `fad`, `fid`, `inception_score` (or `is`) as
+the released program computes them; `fad_eval`, FAD in evaluation mode; `fid_10k_test`, `fid_50k_test`, `fid_10k_train`,
 `fid_50k_train`, `inception_score_standard`.
 """
 
