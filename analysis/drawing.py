@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ STYLE: dict[str, Any] = {
 }
 DPI = 150
 UNDATED = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
-CELL_INCHES, PADDING_PIXELS = 0.48, 2
+IMAGE_DOTS, PADDING_PIXELS, LETTER_DOTS, TITLE_DOTS = 64, 2, 11, 54  # of image grids, at DPI
 
 Drawing = TypeVar("Drawing", bound=Callable[..., Any])
 
@@ -62,50 +63,70 @@ def subject_colors(subjects: Iterable[Subject]) -> dict[str, tuple[float, float,
     return colors
 
 
+def legend_below(figure: Figure, axis: Axes) -> None:
+    """One legend for the whole figure, of what `axis` shows, where it hides nothing."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+
 @styled
-def image_panels(panels: Mapping[str, Mapping[str, Tensor]], title: str = "") -> Figure:
-    """Panels side by side, each a title and rows of images with a label each.
+def image_panels(panels: Mapping[str, Mapping[str, Tensor]], columns: int | None = None) -> Figure:
+    """Panels side by side, each a title and images in labelled rows.
+
+    Pixels of an image become whole dots of the figure's PNG, which are sharp and take little space.
 
     Args:
-        panels: title -> row label -> images [N, C, H, W] in [-1, 1]; every row of a panel of the same N.
-        title: above all of them.
+        panels: title -> label -> images [N, C, H, W] in [-1, 1]; the same labels and N in every panel.
+        columns: images in a row; a label with more has several rows. N if None.
     """
-    shapes = [(len(rows), len(next(iter(rows.values())))) for rows in panels.values()]
-    n_rows, widths = max(n for n, _ in shapes), [n for _, n in shapes]
-    labels_width = 0.075 * max(len(label) for rows in panels.values() for label in rows)
-    width = CELL_INCHES * sum(widths) + labels_width * len(panels) + 0.2
-    figure, axes = new_figure(width, CELL_INCHES * n_rows + 0.5, 1, len(panels), width_ratios=widths)
-    for axis, (panel, rows) in zip(axes[0], panels.items(), strict=True):
-        _draw_rows(axis, rows)
-        axis.set_title(panel)
-    if title:
-        figure.suptitle(title)
+    grids = {title: _grid(rows, columns or len(next(iter(rows.values())))) for title, rows in panels.items()}
+    height, width = next(iter(grids.values())).shape[:2]
+    labels = [line for rows in panels.values() for label in rows for line in _wrapped(label).split("\n")]
+    left, top = LETTER_DOTS * max(map(len, labels)), TITLE_DOTS if any(panels) else 0
+    figure = Figure(((left + width) * len(panels) / DPI, (height + top) / DPI))
+    for k, (title, grid) in enumerate(grids.items()):
+        place = ((k * (left + width) + left) / (left + width) / len(panels), 0)
+        size = (width / (left + width) / len(panels), height / (height + top))
+        axis = figure.add_axes((*place, *size))
+        axis.imshow(grid, interpolation="nearest")
+        axis.set_title(_wrapped(title))
+        _label_rows(axis, panels[title], height)
     return figure
 
 
-def image_rows(rows: Mapping[str, Tensor], title: str = "") -> Figure:
-    """One panel of rows of images, as in `image_panels`."""
-    return image_panels({title: rows})
+def image_rows(rows: Mapping[str, Tensor], columns: int | None = None, title: str = "") -> Figure:
+    """One panel of `image_panels`."""
+    return image_panels({title: rows}, columns)
 
 
-def _draw_rows(axis: Axes, rows: Mapping[str, Tensor]) -> None:
-    first = next(iter(rows.values()))
-    stacked = [image for images in rows.values() for image in images.cpu().float()]
-    grid = make_grid(stacked, len(first), PADDING_PIXELS, normalize=True, value_range=(-1, 1), pad_value=1.0)
-    axis.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
-    step = first.shape[-2] + PADDING_PIXELS
-    axis.set_yticks([PADDING_PIXELS + step * row + first.shape[-2] / 2 for row in range(len(rows))], list(rows))
+def _grid(rows: Mapping[str, Tensor], columns: int) -> np.ndarray:
+    """One picture [height, width, 3] of all images, in dots."""
+    cells = []
+    for images in rows.values():
+        cells += [*images.cpu().float(), *[torch.ones_like(images[0].cpu())] * (-len(images) % columns)]
+    grid = make_grid(cells, columns, PADDING_PIXELS, normalize=True, value_range=(-1, 1), pad_value=1.0)
+    scale = max(IMAGE_DOTS // cells[0].shape[-1], 1)
+    return grid.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
+
+
+def _label_rows(axis: Axes, rows: Mapping[str, Tensor], height: int) -> None:
+    axis.set_yticks([height * (k + 0.5) / len(rows) for k in range(len(rows))], [_wrapped(label) for label in rows])
     axis.set_xticks([])
     axis.tick_params(length=0)
     axis.grid(False)
     axis.spines[:].set_visible(False)
 
 
+def _wrapped(label: str) -> str:
+    """The training budget on a line of its own."""
+    return label.replace(", ", ",\n")
+
+
 @styled
 def rendered(figure: Figure, kind: str) -> bytes:
     """The content of a `png` or `pdf` file."""
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=DPI, metadata=UNDATED[kind])
+    options = {"pil_kwargs": {"optimize": True}} if kind == "png" else {}
+    figure.savefig(content, format=kind, dpi=DPI, metadata=UNDATED[kind], **options)
     return content.getvalue()
 
 
