@@ -1,13 +1,13 @@
 """Tables II and III from the results of their experiments, in the form of Table I."""
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from analysis.experiments import Experiments, Row
+from analysis.experiments import Experiments, Places, Row
 from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from analysis.output import read_experiment
 from analysis.published import DATASET_NAMES, published
@@ -73,15 +73,15 @@ TABLE3 = ExperimentTable(
 )
 
 
-def experiment_table(table: ExperimentTable, experiments: Experiments, folder: Path) -> pd.DataFrame:
-    """All lines, as `analysis.lines.frame` orders them; models that the paper has and `folder` has not are `not run`.
+def experiment_table(table: ExperimentTable, experiments: Experiments, places: Places) -> pd.DataFrame:
+    """All lines, as `analysis.lines.frame` orders them; models that the paper has and results/ has not are `not run`.
 
     Raises:
         UserError: a damaged result.
     """
     paper = published(table.name)
     goals = by_model(paper)
-    ours = [line for dataset in DATASET_NAMES for line in _our_lines(table, dataset, experiments, folder, goals)]
+    ours = [line for dataset in DATASET_NAMES for line in _our_lines(table, dataset, experiments, places, goals)]
     lines = [published_line(row, "paper", _paper_numbers(table, row)) for row in paper.to_dict("records")] + ours
     measured = {(line["dataset"], line["model"]) for line in ours}
     lines += [_not_run(table, *key, experiments) for key in goals if key not in measured]
@@ -101,15 +101,18 @@ def _not_run(table: ExperimentTable, dataset: str, model: str, experiments: Expe
 
 
 def _our_lines(
-    table: ExperimentTable, dataset: str, experiments: Experiments, folder: Path, goals: Goals
+    table: ExperimentTable, dataset: str, experiments: Experiments, places: Places, goals: Goals
 ) -> list[Line]:
-    name = f"{table.experiment}-{dataset}"
+    """One line a recipe and number of epochs."""
+    folder, name = places.results / "analysis", f"{table.experiment}-{dataset}"
     if not (folder / f"{name}.json").exists():
         return []
     record, numbers = read_experiment(folder, name)
     groups: dict[tuple[str, int | None], list[tuple[Row, pd.DataFrame]]] = {}
     for subject in record["subjects"]:
         row = _row(subject, experiments)
+        if _is_replaced(subject, places):
+            row = replace(row, label=f"{row.label}; weights that are replaced by now")
         mine = numbers[numbers["model"] == subject["label"]]
         groups.setdefault((recipe_key(row), subject["epochs"]), []).append((row, mine))
     return [
@@ -133,6 +136,12 @@ def _row(subject: Mapping[str, Any], experiments: Experiments) -> Row:
         label=subject["label"],
     )
     return known.get(subject["name"], unknown)
+
+
+def _is_replaced(subject: Mapping[str, Any], places: Places) -> bool:
+    """Whether the released file of that name is not the one that was measured."""
+    file = places.pretrained / f"{subject['name']}.safetensors"
+    return file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != subject["sha256"]
 
 
 def _our_line(table: ExperimentTable, epochs: int, found: list[tuple[Row, pd.DataFrame]], goals: Goals) -> Line:

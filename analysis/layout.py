@@ -66,7 +66,7 @@ def _row(line: dict[str, Any], headings: Mapping[str, str]) -> dict[str, str]:
 def _epochs(line: dict[str, Any]) -> str:
     if line["status"] != "done":
         return line["status"]
-    return f"{line['epochs']:.0f} of {line['full_epochs']:.0f}"
+    return "unknown" if pd.isna(line["epochs"]) else f"{line['epochs']:.0f} of {line['full_epochs']:.0f}"
 
 
 def _seeds(line: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ def run_list(experiments: Experiments, places: Places) -> str:
     if not records:
         return "No run has a result yet.\n"
     table = pd.DataFrame([_line(record) for record in records])
-    return markdown_table(table.columns, table.to_numpy()) + "\n"
+    return markdown_table(table.columns, table.to_numpy(), left=3) + "\n"
 
 
 def _line(record: dict[str, Any]) -> dict[str, str]:
@@ -27,7 +27,7 @@ def _line(record: dict[str, Any]) -> dict[str, str]:
     return {
         "run": f"[`{record['name']}`](../pretrained/{record['name']}.md)",
         "seed": str(config["seed"]),
-        "epochs": str(record["epochs"]),
+        "recipe and epochs": record["budget"],
         "reconstruction loss (mean training image)": f"{loss:.4f} ({mean_image:.4f})",
         **{f"{HEADINGS[name]} (real images)": _fad(record.get(name)) for name in FAD_PROTOCOLS},
         "training": f"{record['training_seconds'] / 60:.0f} min, {record['images_per_second']:.0f} images/s",

@@ -57,7 +57,7 @@ def make(results: Path) -> dict[str, str]:
     experiments, places = read_experiments(), Places(results=results)
     files = in_every_format("table1", table1(experiments, places), HEADINGS)
     for table in (TABLE2, TABLE3):
-        lines = experiment_table(table, experiments, results / "analysis")
+        lines = experiment_table(table, experiments, places)
         files |= in_every_format(table.name, lines, table.headings)
     return files | {"runs.md": run_list(experiments, places)}
 

@@ -1,6 +1,7 @@
 """From result files to tables: statistics over seeds, what stands beside them, and the page that holds them."""
 
 import csv
+import hashlib
 import io
 import json
 import statistics
@@ -153,13 +154,14 @@ def test_protocols_of_our_numbers_stand_below_the_table(places: Places) -> None:
     assert f"- FAD: a protocol; n = 5,120, test split, {NETWORK}" in text
 
 
-def write_shuffles(folder: Path, *subjects: tuple[str, int]) -> None:
+def write_shuffles(places: Places, *subjects: tuple[str, int | None]) -> None:
     described = [
         {
             "label": f"ESVAE ({name})",
             "name": name,
             "dataset": "mnist",
             "epochs": epochs,
+            "sha256": hashlib.sha256(b"weights").hexdigest(),
             "config": {"seed": 5, "variant": "paper"},
             "model": {"model": "esvae"},
         }
@@ -171,13 +173,13 @@ def write_shuffles(folder: Path, *subjects: tuple[str, int]) -> None:
         for latent, loss in (("vanilla", 0.01), ("time-shuffled", 0.02))
     ]
     record = {"subjects": described, "protocol": "by shuffling", "hardware": "a laptop"}
-    write_experiment(folder, "time_shuffle-mnist", record, pd.DataFrame(rows))
+    write_experiment(places.results / "analysis", "time_shuffle-mnist", record, pd.DataFrame(rows))
 
 
-def test_table2_takes_the_shuffled_latents_over_seeds(tmp_path: Path) -> None:
-    write_shuffles(tmp_path, ("esvae-mnist-1", 300), ("esvae-mnist-2", 300), ("unlisted", 7))
+def test_table2_takes_the_shuffled_latents_over_seeds(places: Places) -> None:
+    write_shuffles(places, ("esvae-mnist-1", 300), ("esvae-mnist-2", 300), ("unlisted", 7))
     everything = read_experiments(ROOT / "experiments.toml").rows + SEEDS
-    table = experiment_table(TABLE2, Experiments(everything, {}), tmp_path)
+    table = experiment_table(TABLE2, Experiments(everything, {}), places)
     ours = table[(table["dataset"] == "mnist") & (table["origin"] == "ours")]
     seeds, unlisted = ours[ours["model"] == "ESVAE"].to_dict("records")
     assert (seeds["runs"], seeds["n_seeds"], seeds["epochs"]) == ("esvae-mnist-1, esvae-mnist-2", 2, 300)
@@ -189,9 +191,22 @@ def test_table2_takes_the_shuffled_latents_over_seeds(tmp_path: Path) -> None:
     assert unlisted["protocol"] == "by shuffling"
 
 
+def test_a_model_of_unknown_training_and_replaced_weights_say_so(places: Places) -> None:
+    write_shuffles(places, ("published", None), ("esvae-mnist-1", 300), ("esvae-mnist-2", 300))
+    places.pretrained.mkdir()
+    (places.pretrained / "esvae-mnist-1.safetensors").write_bytes(b"other weights")
+    (places.pretrained / "esvae-mnist-2.safetensors").write_bytes(b"weights")
+    rows = read_experiments(ROOT / "experiments.toml").rows + SEEDS
+    text = markdown_layout(experiment_table(TABLE2, Experiments(rows, {}), places), TABLE2.headings)
+    found = {line.split(" | ")[1].strip(): line for line in text.splitlines() if "ESVAE, ours" in line}
+    assert " unknown |" in found["`published`"]
+    assert "paper's recipe; weights that are replaced by now" in found["`esvae-mnist-1`"]
+    assert "replaced" not in found["`esvae-mnist-2`"] and "0.04 (+0.0295)" in found["`esvae-mnist-2`"]
+
+
 @pytest.mark.parametrize("kind", [TABLE2, TABLE3])
-def test_what_was_not_measured_names_the_command(kind: Any, tmp_path: Path) -> None:
-    table = experiment_table(kind, read_experiments(ROOT / "experiments.toml"), tmp_path)
+def test_what_was_not_measured_names_the_command(kind: Any, places: Places) -> None:
+    table = experiment_table(kind, read_experiments(ROOT / "experiments.toml"), places)
     ours = table[table["origin"] == "ours"]
     assert set(ours["status"]) == {"not run"} and len(ours) == len(pd.read_csv(PAPER / f"{kind.name}.csv"))
     wanted = f"python -m analysis.{kind.experiment} --checkpoint pretrained/fsvae-cifar10.safetensors"
