@@ -132,6 +132,11 @@ def read_result(row: Row, places: Places) -> dict[str, Any] | None:
         raise UserError(f"{file} is damaged ({error}); remove it to run the row again") from error
 
 
+def is_done(row: Row, places: Places) -> bool:
+    """Whether the row has a result with numbers, at whatever budget."""
+    return (read_result(row, places) or {}).get("status") == "done"
+
+
 def status_table(experiments: Experiments, places: Places) -> pd.DataFrame:
     """One line a row: epochs trained, status, hours left, what it feeds."""
     return pd.DataFrame([_status_line(row, experiments, places) for row in experiments.rows])
