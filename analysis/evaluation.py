@@ -125,12 +125,7 @@ def _dataset(request: Evaluation, run: dict[str, Any], model: nn.Module) -> str:
         raise UserError(f"{request.checkpoint} does not say what it was trained on; give --dataset")
     if dataset not in DATASETS:
         raise UserError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
-    spec, config = DATASETS[dataset], model.config
-    if (spec.channels, spec.image_size) != (config.image_channels, config.image_size):
-        raise UserError(
-            f"{request.checkpoint} makes {config.image_channels}x{config.image_size}x{config.image_size} images, "
-            f"but {dataset} has {spec.channels}x{spec.image_size}x{spec.image_size}"
-        )
+    DATASETS[dataset].check_images_of(request.checkpoint, model.config.image_channels, model.config.image_size)
     return dataset
 
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ from models.checkpoint import MODEL_FILE
 from neurons import LIF, set_backend
 from provenance import provenance
 from training.config import Config, Precision
-from training.device import describe_backend, peak_memory_bytes, resolve_backend, resolve_device
+from training.device import (
+    describe_backend,
+    peak_memory_bytes,
+    reproducible_kernels,
+    resolve_backend,
+    resolve_device,
+)
 from training.folder import previous_starts, run_lock, start_run
 from training.graph import GraphedStep, Step, check_graph
 from training.log import RunLog
@@ -71,7 +78,7 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         UserError: bad input, a folder with another run, or a loss that is no longer finite.
         Stopped: Ctrl-C, SIGTERM or the deadline asked for it; the state is saved.
     """
-    starts = previous_starts(config, fresh)
+    previous_starts(config, fresh)
     run = prepare(config)
     if not fresh:
         resume(run)
@@ -80,19 +87,26 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         return run.folder
     if any(isinstance(module, LIF) for module in run.model.modules()):
         print(describe_backend(config.backend, run.device), flush=True)
-    identity = config.identity()
-    runtime = {name: value for name, value in config.to_dict().items() if name not in identity}
-    backend = resolve_backend(config.backend, run.device)
-    start = {"runtime": runtime, "lif_backend": backend, "epoch": run.epoch} | provenance(run.device)
-    with run_lock(run.folder), stop_request(deadline) as request:
-        start_run(config, [*starts, start], fresh)
+    with run_lock(run.folder), stop_request(deadline) as request, reproducible_kernels(config.deterministic):
+        starts = previous_starts(config, fresh)  # again, as the state: a process that was ending may have saved since
+        if not fresh:
+            resume(run)
+        start_run(config, [*starts, _start(run)], fresh)
         log = RunLog(run.folder, run.epoch, config.tensorboard)
         while run.epoch < config.epochs:
             train_epoch(run, request)
-            finish_epoch(run, log)
+            finish_epoch(run, log, request)
             if request and run.epoch < config.epochs:
                 raise _stopped(run, request)
     return run.folder
+
+
+def _start(run: Run) -> dict[str, Any]:
+    """What config.json keeps of a start: where it went on, with what, how and when."""
+    identity = run.config.identity()
+    runtime = {name: value for name, value in run.config.to_dict().items() if name not in identity}
+    backend = resolve_backend(run.config.backend, run.device)
+    return {"runtime": runtime, "lif_backend": backend, "epoch": run.epoch} | provenance(run.device)
 
 
 def prepare(config: Config) -> Run:
@@ -191,15 +205,17 @@ def train_epoch(run: Run, request: StopRequest) -> None:
             saved = time.monotonic()
 
 
-def finish_epoch(run: Run, log: RunLog) -> None:
+def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     """Test, log, save; then the run stands at the start of the next epoch.
 
     Raises:
+        Stopped: a signal asked for it during the test, which can take minutes; it is made again.
         UserError: a test loss that is not finite; nothing is logged or saved.
     """
     config, n_trained = run.config, run.sums["images"]
     run.model.eval()
-    test_reconstruction = evaluate_reconstruction(run.model, run.test_images)
+    give_up = partial(_stop_if_signalled, run, request)
+    test_reconstruction = evaluate_reconstruction(run.model, run.test_images, before_batch=give_up)
     if not math.isfinite(test_reconstruction):
         raise _diverged(run, f"the test loss became {test_reconstruction}", run.step)
     means = {name: total / n_trained for name, total in run.sums.items() if name != "images"}
@@ -307,6 +323,11 @@ def _save(run: Run) -> None:
         run.seconds,
     )
     save_state(state, run.folder / STATE_FILE)
+
+
+def _stop_if_signalled(run: Run, request: StopRequest) -> None:
+    if request.signal_number:  # a deadline can wait for the test
+        raise _stopped(run, request)
 
 
 def _stopped(run: Run, request: StopRequest) -> Stopped:

@@ -55,6 +55,7 @@ RUNTIME = {
     "backend",
     "precision",
     "cuda_graph",
+    "deterministic",
     "checkpoint_every",
     "tensorboard",
 }
