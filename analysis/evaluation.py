@@ -120,7 +120,7 @@ def _reconstruct(
 
 
 def _dataset(request: Evaluation, run: dict[str, Any], model: nn.Module) -> str:
-    dataset = request.dataset or run.get("config", {}).get("dataset")
+    dataset = request.dataset or (run.get("config") or {}).get("dataset")
     if dataset is None:
         raise UserError(f"{request.checkpoint} does not say what it was trained on; give --dataset")
     if dataset not in DATASETS:

@@ -80,7 +80,7 @@ class FeatureNetwork:
 
 def _budget(run: dict[str, Any]) -> str:
     """How much an own network was trained: less than the released recipe is labelled so."""
-    epochs, config = run.get("epochs"), run.get("config", {})
+    epochs, config = run.get("epochs"), run.get("config") or {}
     if epochs is None:
         return "nothing known of its training"
     images = f" of {config['train_images']:,} images" if config.get("train_images") else ""

@@ -67,7 +67,7 @@ def literal_tdbn() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def signal_from_outside_ends_the_tests() -> Iterator[None]:
-    """Training takes SIGTERM for a wish to save and stop; sent by others than the tests, by `timeout` say, it ends them."""
+    """Training takes a signal for a wish to save and stop; one that no test sent, but `timeout`, ends the tests."""
     ours: list[int] = []
     kill, note = os.kill, StopRequest.note
 

@@ -86,7 +86,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; choose another --name") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); --fresh starts the run over") from error
     kinds = {"config": dict, "starts": list}
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):

@@ -16,6 +16,17 @@ RATES_FILE = "firing_rates.csv"
 IMAGES_FOLDER = "images"
 
 
+def check_log(folder: Path) -> None:
+    """UserError where the logs that a run would go on with are no text or have lost their first line."""
+    for path in (folder / METRICS_FILE, folder / RATES_FILE):
+        try:
+            is_log = not path.exists() or path.read_text().startswith("epoch,")
+        except (OSError, ValueError):
+            is_log = False
+        if not is_log:
+            raise UserError(f"{path} is damaged: restore or remove it, or --fresh starts the run over")
+
+
 class CsvLog:
     """Append-only CSV: one flushed line per row. Opening it drops rows of epochs after `last_epoch`.
 

@@ -29,7 +29,7 @@ from training.device import (
 )
 from training.folder import previous_starts, run_lock, start_run
 from training.graph import GraphedStep, Step, check_graph
-from training.log import RunLog
+from training.log import RunLog, check_log
 from training.precision import autocast, set_precision
 from training.state import STATE_FILE, RunState, load_state, save_state
 from training.stop import Stopped, StopRequest, stop_request
@@ -249,9 +249,12 @@ def resume(run: Run) -> None:
         run.model.load_state_dict(state.model)
         run.optimizer.load_state_dict(_computed_as(run.optimizer, state.optimizer))
         run.noise.set_state(state.noise)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        if not 0 <= state.step <= run.steps_per_epoch or (state.step and "images" not in state.sums):
+            raise ValueError(f"step {state.step} of {run.steps_per_epoch}")
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]  # PyTorch lists every tensor
         raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
+    check_log(run.folder)
     run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
 
 
