@@ -95,7 +95,7 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
     """
     try:
         content = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     runs, speeds = content.get("run", []), content.get("assumed_images_per_second", {})
     if not (isinstance(runs, list) and all(isinstance(values, dict) for values in runs) and isinstance(speeds, dict)):
