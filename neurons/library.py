@@ -9,11 +9,12 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import c_int
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,30 @@ def native_obstacle() -> str:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    command = [*_compiler(), *FLAGS]
-    path = _cache_folder() / f"native-{_key(command)}.so"
+    runtime = _openmp_runtime()
+    if runtime:
+        try:
+            return _built([*_compiler(), *FLAGS, "-fopenmp"], [*LIBRARIES, runtime])
+        except NativeUnavailable:  # a compiler without OpenMP
+            pass
+    return _built([*_compiler(), *FLAGS], LIBRARIES)
+
+
+def _openmp_runtime() -> str:
+    """The OpenMP library that PyTorch has loaded, whose threads the C code then shares; empty where none is found."""
+    try:
+        paths = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+    except OSError:  # not Linux
+        return ""
+    return next((path for path in paths if re.match(r"lib[gi]?omp\d*[-.]", Path(path).name)), "")
+
+
+def _built(command: Sequence[str], libraries: Sequence[str]) -> ctypes.CDLL:
+    path = _cache_folder() / f"native-{_key([*command, *libraries])}.so"
     try:
         library = ctypes.CDLL(str(path))
     except OSError:  # not built yet, or damaged
-        _build(command, path)
+        _build(command, libraries, path)
         library = _load(path)
     return library
 
@@ -88,10 +107,10 @@ def _cache_folder() -> Path:
         raise NativeUnavailable("there is no home folder to keep the library in; set $XDG_CACHE_HOME") from error
 
 
-def _key(command: list[str]) -> str:
+def _key(command: Sequence[str]) -> str:
     version = _run([*command[:1], "--version"])
     sources = [path.read_text() for path in (*HEADERS, *SOURCES)]
-    parts = [*sources, *command, *LIBRARIES, version, platform.system(), platform.machine(), _processor()]
+    parts = [*sources, *command, version, platform.system(), platform.machine(), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -104,7 +123,7 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def _build(command: list[str], path: Path) -> None:
+def _build(command: Sequence[str], libraries: Sequence[str], path: Path) -> None:
     """Compile to a temporary name first: two processes may build at once, and neither loads half a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +132,7 @@ def _build(command: list[str], path: Path) -> None:
         raise NativeUnavailable(f"cannot write to {path.parent}: {error.strerror}") from error
     os.close(descriptor)
     try:
-        _run([*command, *map(str, SOURCES), "-o", temporary, *LIBRARIES])
+        _run([*command, *map(str, SOURCES), "-o", temporary, *libraries])
         os.replace(temporary, path)
     except OSError as error:
         raise NativeUnavailable(f"cannot write to {path.parent}: {error.strerror}") from error

@@ -1,9 +1,14 @@
-/* Threads and scratch memory for the C code of this folder. */
+/* Threads and scratch memory for the C code of this folder.
+
+   With OpenMP the threads are those of PyTorch's own pool (library.py links the runtime that PyTorch has loaded). That
+   matters: after each operation PyTorch's threads go on spinning for a while, on the cores that others would want. */
 
 #ifndef THREADS_H
 #define THREADS_H
 
+#ifndef _OPENMP
 #include <pthread.h>
+#endif
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,13 +17,18 @@ enum { MAX_THREADS = 256 };
 
 typedef void Work(const void *job, int64_t first, int64_t last, void *scratch);
 
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static inline int64_t clamp_threads(int64_t n_threads, int64_t n_items) {
+    n_threads = smaller(smaller(n_threads, n_items), MAX_THREADS);
+    return n_threads < 1 ? 1 : n_threads;
+}
+
 typedef struct {
     Work *work;
     const void *job;
     int64_t first, last;
     void *scratch;
-    pthread_t thread;
-    int started;
 } Share;
 
 static inline void *run_share(void *argument) {
@@ -27,30 +37,35 @@ static inline void *run_share(void *argument) {
     return NULL;
 }
 
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static inline int64_t clamp_threads(int64_t n_threads, int64_t n_items) {
-    n_threads = smaller(smaller(n_threads, n_items), MAX_THREADS);
-    return n_threads < 1 ? 1 : n_threads;
+#ifdef _OPENMP
+/* Right with fewer threads than shares too. */
+static inline void run_shares(Share *shares, int64_t n) {
+#pragma omp parallel for num_threads(n) schedule(static, 1)
+    for (int64_t k = 0; k < n; k++) run_share(&shares[k]);
 }
+#else
+/* The calling thread takes the last share, and every share whose thread cannot be started. */
+static inline void run_shares(Share *shares, int64_t n) {
+    pthread_t threads[MAX_THREADS];
+    int started[MAX_THREADS];
+    for (int64_t k = 0; k < n; k++) {
+        started[k] = k + 1 < n && pthread_create(&threads[k], NULL, run_share, &shares[k]) == 0;
+        if (!started[k]) run_share(&shares[k]);
+    }
+    for (int64_t k = 0; k < n; k++)
+        if (started[k]) pthread_join(threads[k], NULL);
+}
+#endif
 
-/* Each thread gets one run of items and `bytes` of scratch. The calling thread takes the last run, and every run
-   whose thread cannot be started. */
+/* Each thread gets one run of items and `bytes` of scratch: the same division, and so the same sums, on any pool. */
 static inline void run_threads(Work *work, const void *job, int64_t n_items, int64_t n_threads, char *scratch,
                                size_t bytes) {
     Share shares[MAX_THREADS];
     for (int64_t k = 0; k < n_threads; k++) {
-        Share *share = &shares[k];
-        share->work = work;
-        share->job = job;
-        share->first = n_items * k / n_threads;
-        share->last = n_items * (k + 1) / n_threads;
-        share->scratch = scratch + k * bytes;
-        share->started = k + 1 < n_threads && pthread_create(&share->thread, NULL, run_share, share) == 0;
-        if (!share->started) run_share(share);
+        const int64_t first = n_items * k / n_threads, last = n_items * (k + 1) / n_threads;
+        shares[k] = (Share){work, job, first, last, scratch + k * bytes};
     }
-    for (int64_t k = 0; k < n_threads; k++)
-        if (shares[k].started) pthread_join(shares[k].thread, NULL);
+    run_shares(shares, n_threads);
 }
 
 /* Zeroed; one cache line never serves two threads. */

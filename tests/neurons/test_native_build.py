@@ -11,6 +11,7 @@ import torch
 from errors import UserError
 from neurons import LIF, library, lif_surrogate
 from neurons.library import native_available, native_obstacle
+from neurons.native import channel_statistics
 from training.device import describe_backend, resolve_backend
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -97,10 +98,23 @@ def test_another_processor_or_source_has_its_own_library(
 
 @needs_compiler
 def test_a_damaged_library_is_built_again(cache: Path) -> None:
-    cache.mkdir()
-    command = [*library._compiler(), *library.FLAGS]
-    (cache / f"native-{library._key(command)}.so").write_bytes(b"half a file")
     assert native_available()
+    (built,) = cache.iterdir()
+    built.unlink()  # not overwritten: the library in use is mapped
+    built.write_bytes(b"half a file")
+    forget()
+    assert native_available() and built.read_bytes() != b"half a file"
+
+
+@needs_compiler
+def test_it_shares_pytorchs_threads_or_starts_its_own_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same division of the work, and so the same sums bit by bit, whoever's threads do it."""
+    x = torch.randn(16 * 64, 32, 16, 16).contiguous(memory_format=torch.channels_last).unflatten(0, (16, 64))
+    shared = channel_statistics(x)
+    forget()
+    monkeypatch.setattr(library, "_openmp_runtime", lambda: "")
+    own = channel_statistics(x)
+    assert all(torch.equal(a, b) for a, b in zip(shared, own, strict=True))
 
 
 @needs_compiler
