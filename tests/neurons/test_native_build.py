@@ -97,13 +97,15 @@ def test_another_processor_or_source_has_its_own_library(
 
 
 @needs_compiler
-def test_a_damaged_library_is_built_again(cache: Path) -> None:
+def test_a_damaged_library_is_built_again(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert native_available()
     (built,) = cache.iterdir()
-    built.unlink()  # not overwritten: the library in use is mapped
-    built.write_bytes(b"half a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     forget()
-    assert native_available() and built.read_bytes() != b"half a file"
+    damaged = tmp_path / "other" / cache.name / built.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"half a file")
+    assert native_available() and damaged.read_bytes() != b"half a file"
 
 
 @needs_compiler
