@@ -11,9 +11,15 @@ is a table too, so this code knows neither strides nor padding. */
 
 #include "threads.h"
 
-typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
+/* As wide as the processor's registers: of wider vectors GCC keeps sums in memory, at three times the cost. */
+#ifdef __AVX512F__
+enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-enum { LANES = 16, MAX_VECTORS = 4, SETS = 16, TILE_GROUPS = 8, TILE = 4 * TILE_GROUPS, NO_MEMORY = 1, NOT_SPIKES = 2 };
+enum { MAX_VECTORS = 4, SETS = 16, TILE_GROUPS = 8, TILE = 4 * TILE_GROUPS, NO_MEMORY = 1, NOT_SPIKES = 2 };
 
 /* Output pixels come in phases: those of one phase use the same taps (a transposed convolution with stride 2 has
    four). Phase p has pixels[first_pixel[p]] up to pixels[first_pixel[p + 1] - 1], and taps likewise. */
