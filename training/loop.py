@@ -206,10 +206,10 @@ def train_epoch(run: Run, request: StopRequest) -> None:
 
 
 def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
-    """Test, log, save; then the run stands at the start of the next epoch.
+    """Test, draw, log, save; then the run stands at the start of the next epoch.
 
     Raises:
-        Stopped: a signal asked for it during the test, which can take minutes; it is made again.
+        Stopped: a signal asked for it before there was anything to log; test and pictures are made again.
         UserError: a test loss that is not finite; nothing is logged or saved.
     """
     config, n_trained = run.config, run.sums["images"]
@@ -218,6 +218,7 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     test_reconstruction = evaluate_reconstruction(run.model, run.test_images, before_batch=give_up)
     if not math.isfinite(test_reconstruction):
         raise _diverged(run, f"the test loss became {test_reconstruction}", run.step)
+    log.pictures(run.epoch + 1, run.model, run.test_images, give_up)
     means = {name: total / n_trained for name, total in run.sums.items() if name != "images"}
     rates = {f"{name}_mean": means.pop(f"{name}_mean", None) for name in RATES}
     run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
@@ -232,7 +233,6 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
             "peak_memory_bytes": peak_memory_bytes(run.device),
         }
     )
-    log.pictures(run.epoch, run.model, run.test_images)
     run.seconds = 0.0
     record = {"config": config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}
     save_model(run.model, run.folder / MODEL_FILE, record)

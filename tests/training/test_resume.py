@@ -104,14 +104,20 @@ def test_a_signal_in_the_middle_of_the_test(
     same()
 
 
-def test_a_signal_while_an_epoch_is_logged_lets_it_be_saved(
-    train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("method", "stands"), [("pictures", (0, STEPS_PER_EPOCH)), ("epoch", (1, 0))])
+def test_a_signal_while_an_epoch_is_drawn_or_logged(
+    train: Callable,
+    same: Callable,
+    run_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    stands: tuple[int, int],
 ) -> None:
-    pictures = RunLog.pictures
+    original = getattr(RunLog, method)
     with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "pictures", lambda *arguments: (send(signal.SIGTERM)(), pictures(*arguments)))
+        patch.setattr(RunLog, method, lambda *arguments: (send(signal.SIGTERM)(), original(*arguments)))
         assert train("--epochs", "3") == 143
-    assert position(run_dir) == (1, 0)
+    assert position(run_dir) == stands
     assert train("--epochs", "3") == 0
     same()
 
@@ -178,15 +184,17 @@ def test_what_a_killed_process_had_half_written_is_removed(train: Callable, same
     same()
 
 
-@pytest.mark.parametrize("place", ["pictures", "save_model", "_save"])
+@pytest.mark.parametrize("place", ["epoch", "save_model", "_save"])
 def test_killed_between_logging_an_epoch_and_saving_it(
     train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     assert train("--epochs", "1") == 0
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(RunLog if place == "pictures" else loop, place, die)
+        patch.setattr(RunLog if place == "epoch" else loop, place, die)
         train("--epochs", "3")
-    assert len((run_dir / "metrics.csv").read_text().splitlines()) == 3  # header and a row that is too early
+    n_rows = {"epoch": 1}.get(place, 2)  # after the header; the second is too early
+    assert len((run_dir / "metrics.csv").read_text().splitlines()) == 1 + n_rows
+    assert len((run_dir / "firing_rates.csv").read_text().splitlines()) == 1 + 2 * 2  # the same of each stage
     assert position(run_dir) == (1, 0)
     assert train("--epochs", "3") == 0
     same()
