@@ -39,7 +39,7 @@ class Arguments:
     """how long"""
     json: Path | None = None
     """file for all samples"""
-    config: Config = field(default_factory=lambda: preset("digits"))
+    config: Config = field(default_factory=lambda: replace(preset("digits"), train_images=200))
     """what to train"""
 
 

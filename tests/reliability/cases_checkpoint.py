@@ -86,7 +86,7 @@ CHECKPOINT_CASES = [
     Case(
         "checkpoint: wrong data set",
         f"{EVALUATE} model.safetensors --dataset cifar10",
-        "1x32x32 s.images, but cifar10 has 3x32x32",
+        "1x32x32 images, but cifar10 has 3x32x32",
     ),
     Case(
         "checkpoint: trained on what is not known",

@@ -93,7 +93,7 @@ METRICS_CASES = [
     Case(
         "reference: of images of another size",
         "metrics.reference --dataset celeba --fad-weights fad.safetensors",
-        "1x32x32 s.images, but celeba has 3x64x64",
+        "1x32x32 images, but celeba has 3x64x64",
         as_process=True,
     ),
     Case(

@@ -193,12 +193,12 @@ def test_mmd_of_half_precision_is_that_of_the_same_numbers(
     data: st.DataObject, n: int, d: int, dtype: torch.dtype
 ) -> None:
     x, y = (data.draw(rates(n, d)).to(dtype) for _ in range(2))
-    assert mmd2(x, y).item() == pytest.approx(mmd2(x.float(), y.float()).item(), abs=0.1)
+    assert mmd2(x, y) == mmd2(x.float(), y.float())
 
 
 def test_mmd_of_many_images_in_half_precision_does_not_overflow() -> None:
     x, y = torch.zeros(256, 128, dtype=torch.float16), torch.ones(256, 128, dtype=torch.float16)
-    assert mmd2(x, y).item() == pytest.approx(mmd2(x.float(), y.float()).item(), rel=0.01)
+    assert mmd2(x, y) == mmd2(x.float(), y.float()) > 1
 
 
 @bounded
