@@ -56,6 +56,8 @@ def main(argv: list[str]) -> None:
         return
     if not arguments.names and arguments.minutes is None:
         raise UserError("name the rows to run, or give --minutes to run all in order; --list shows them")
+    if arguments.minutes is not None and not arguments.minutes >= 0:
+        raise UserError(f"--minutes must not be negative, got {arguments.minutes}")
     if arguments.epochs is not None and arguments.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {arguments.epochs}")
     keep_freed_memory()

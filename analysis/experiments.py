@@ -14,6 +14,7 @@ from errors import UserError
 from training.config import Config, preset
 from training.folder import is_running
 from training.log import METRICS_FILE
+from training.state import STATE_FILE
 
 EXPERIMENTS_FILE = Path("experiments.toml")
 TRAINING_IMAGES = {"digits": 1_500, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "celeba": 162_770}
@@ -96,13 +97,16 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
     """
     try:
         content = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    rows = tuple(_row(values, path) for values in content.get("run", []))
+    runs, speeds = content.get("run", []), content.get("assumed_images_per_second", {})
+    if not (isinstance(runs, list) and all(isinstance(values, dict) for values in runs) and isinstance(speeds, dict)):
+        raise UserError(f"{path}: rows are tables [[run]], speeds the table [assumed_images_per_second]")
+    rows = tuple(_row(values, path) for values in runs)
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise UserError(f"{path} names a row twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
-    return Experiments(rows, content.get("assumed_images_per_second", {}))
+    return Experiments(rows, speeds)
 
 
 def _row(values: dict[str, Any], path: Path) -> Row:
@@ -112,6 +116,8 @@ def _row(values: dict[str, Any], path: Path) -> Row:
     try:
         row = Row(**values)
         row.config()
+        if not isinstance(row.name, str):
+            raise TypeError("its name is no text")
     except TypeError as error:
         raise UserError(f"{path}: row {values.get('name')!r} is not a run: {error}") from error
     return row
@@ -127,9 +133,12 @@ def read_result(row: Row, places: Places) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        record = json.loads(file.read_text())
+        if not isinstance(record["epochs"], int) or not isinstance(record["status"], str):
+            raise ValueError("epochs or status of another kind")
+    except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
         raise UserError(f"{file} is damaged ({error}); remove it to run the row again") from error
+    return record
 
 
 def is_done(row: Row, places: Places) -> bool:
@@ -165,15 +174,21 @@ def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places
         return "failed"
     if result and result["epochs"] >= row.epochs:
         return "done"
-    return "partial" if epochs or (places.runs / row.name / "last.pt").exists() else "not run"
+    return "partial" if epochs or (places.runs / row.name / STATE_FILE).exists() else "not run"
 
 
 def _trained(row: Row, places: Places) -> list[dict[str, str]]:
     file = places.runs / row.name / METRICS_FILE
     if not file.exists():
         return []
-    with file.open(newline="") as opened:
-        return list(csv.DictReader(opened))
+    try:
+        with file.open(newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        for row in rows:
+            float(row["images_per_second"])
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise UserError(f"{file} is damaged ({error}); remove it, or its line that is") from error
+    return rows
 
 
 def _images_per_second(

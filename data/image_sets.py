@@ -45,7 +45,7 @@ def _only_array(path: Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"no file {path}: give an .npz archive of images")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # NumPy leaves a damaged one open
             names = archive.files
             if len(names) == 1:
                 return archive[names[0]]

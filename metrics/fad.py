@@ -81,7 +81,7 @@ class FeatureNetwork:
 
 def _budget(run: dict[str, Any]) -> str:
     """How much an own network was trained: less than the released recipe is labelled so."""
-    epochs, config = run.get("epochs"), run.get("config", {})
+    epochs, config = run.get("epochs"), run.get("config") or {}
     if epochs is None:
         return "nothing known of its training"
     images = f" of {config['train_images']:,} images" if config.get("train_images") else ""
@@ -102,12 +102,7 @@ def load_feature_network(
     network = load_model(file, str(device))
     if type(network) is not Autoencoder:  # the ANN VAE is one too
         raise UserError(f"{file} holds a {network.config.model}, not an autoencoder: give FAD's with --fad-weights")
-    spec, config = DATASETS[dataset], network.config
-    if (config.image_channels, config.image_size) != (spec.channels, spec.image_size):
-        raise UserError(
-            f"{file} is for {config.image_channels}x{config.image_size}x{config.image_size} images, but {dataset} "
-            f"has {spec.channels}x{spec.image_size}x{spec.image_size}: give another file with --fad-weights"
-        )
+    DATASETS[dataset].check_images_of(file, network.config.image_channels, network.config.image_size)
     published = file.suffix in SUFFIXES
     origin = "own" if not published else "published" if weights else "shipped"
     return FeatureNetwork(network, dataset, file, origin, read_metadata(file)["run"])

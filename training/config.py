@@ -87,6 +87,8 @@ class Config:
     """bf16: on a GPU synapses multiply and spikes are stored in bfloat16; on a CPU only gradients of spikes do"""
     cuda_graph: bool = field(default=False, metadata=RUNTIME)
     """record the training step as a CUDA graph and replay it; for small batches, where starting kernels takes long"""
+    deterministic: bool = field(default=False, metadata=RUNTIME)
+    """let a GPU compute the same bits in every run, which costs time; a CPU does so anyway"""
     checkpoint_every: float = field(default=10.0, metadata=RUNTIME)
     """minutes between checkpoints inside an epoch; one is written after every epoch too"""
     tensorboard: bool = field(default=False, metadata=RUNTIME)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,16 @@ from models.checkpoint import MODEL_FILE
 from neurons import LIF, set_backend
 from provenance import provenance
 from training.config import Config, Precision
-from training.device import describe_backend, peak_memory_bytes, resolve_backend, resolve_device
+from training.device import (
+    describe_backend,
+    peak_memory_bytes,
+    reproducible_kernels,
+    resolve_backend,
+    resolve_device,
+)
 from training.folder import previous_starts, run_lock, start_run
 from training.graph import GraphedStep, Step, check_graph
-from training.log import RunLog
+from training.log import RunLog, check_log
 from training.precision import autocast, set_precision
 from training.schedule import learning_rate_factor, rates_as_tensors, set_learning_rates
 from training.state import STATE_FILE, RunState, load_state, save_state
@@ -72,7 +79,7 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         UserError: bad input, a folder with another run, or a loss that is no longer finite.
         Stopped: Ctrl-C, SIGTERM or the deadline asked for it; the state is saved.
     """
-    starts = previous_starts(config, fresh)
+    previous_starts(config, fresh)
     run = prepare(config)
     if not fresh:
         resume(run)
@@ -81,19 +88,26 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         return run.folder
     if any(isinstance(module, LIF) for module in run.model.modules()):
         print(describe_backend(config.backend, run.device), flush=True)
-    identity = config.identity()
-    runtime = {name: value for name, value in config.to_dict().items() if name not in identity}
-    backend = resolve_backend(config.backend, run.device)
-    start = {"runtime": runtime, "lif_backend": backend, "epoch": run.epoch} | provenance(run.device)
-    with run_lock(run.folder), stop_request(deadline) as request:
-        start_run(config, [*starts, start], fresh)
+    with run_lock(run.folder), stop_request(deadline) as request, reproducible_kernels(config.deterministic):
+        starts = previous_starts(config, fresh)  # again, as the state: a process that was ending may have saved since
+        if not fresh:
+            resume(run)
+        start_run(config, [*starts, _start(run)], fresh)
         log = RunLog(run.folder, run.epoch, config.tensorboard)
         while run.epoch < config.epochs:
             train_epoch(run, request)
-            finish_epoch(run, log)
+            finish_epoch(run, log, request)
             if request and run.epoch < config.epochs:
                 raise _stopped(run, request)
     return run.folder
+
+
+def _start(run: Run) -> dict[str, Any]:
+    """What config.json keeps of a start: where it went on, with what, how and when."""
+    identity = run.config.identity()
+    runtime = {name: value for name, value in run.config.to_dict().items() if name not in identity}
+    backend = resolve_backend(run.config.backend, run.device)
+    return {"runtime": runtime, "lif_backend": backend, "epoch": run.epoch} | provenance(run.device)
 
 
 def prepare(config: Config) -> Run:
@@ -203,17 +217,20 @@ def _learning_rates(run: Run) -> tuple[float, ...]:
     return tuple(rate * factor for rate in config.learning_rates)
 
 
-def finish_epoch(run: Run, log: RunLog) -> None:
-    """Test, log, save; then the run stands at the start of the next epoch.
+def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
+    """Test, draw, log, save; then the run stands at the start of the next epoch.
 
     Raises:
+        Stopped: a signal asked for it before there was anything to log; test and pictures are made again.
         UserError: a test loss that is not finite; nothing is logged or saved.
     """
     config, n_trained = run.config, run.sums["images"]
     run.model.eval()
-    test_reconstruction = evaluate_reconstruction(run.model, run.test_images)
+    give_up = partial(_stop_if_signalled, run, request)
+    test_reconstruction = evaluate_reconstruction(run.model, run.test_images, before_batch=give_up)
     if not math.isfinite(test_reconstruction):
         raise _diverged(run, f"the test loss became {test_reconstruction}", run.step)
+    log.pictures(run.epoch + 1, run.model, run.test_images, give_up)
     means = {name: total / n_trained for name, total in run.sums.items() if name != "images"}
     rates = {f"{name}_mean": means.pop(f"{name}_mean", None) for name in RATES}
     run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
@@ -228,7 +245,6 @@ def finish_epoch(run: Run, log: RunLog) -> None:
             "peak_memory_bytes": peak_memory_bytes(run.device),
         }
     )
-    log.pictures(run.epoch, run.model, run.test_images)
     run.seconds = 0.0
     record = {"config": config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}
     save_model(run.model, run.folder / MODEL_FILE, record)
@@ -245,9 +261,12 @@ def resume(run: Run) -> None:
         run.model.load_state_dict(state.model)
         run.optimizer.load_state_dict(_computed_as(run.optimizer, state.optimizer))
         run.noise.set_state(state.noise)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        if not 0 <= state.step <= run.steps_per_epoch or (state.step and "images" not in state.sums):
+            raise ValueError(f"step {state.step} of {run.steps_per_epoch}")
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]  # PyTorch lists every tensor
         raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
+    check_log(run.folder)
     run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
 
 
@@ -320,6 +339,11 @@ def _save(run: Run) -> None:
         run.seconds,
     )
     save_state(state, run.folder / STATE_FILE)
+
+
+def _stop_if_signalled(run: Run, request: StopRequest) -> None:
+    if request.signal_number:  # a deadline can wait for the test
+        raise _stopped(run, request)
 
 
 def _stopped(run: Run, request: StopRequest) -> Stopped:

@@ -58,6 +58,7 @@ RUNTIME = {
     "backend",
     "precision",
     "cuda_graph",
+    "deterministic",
     "checkpoint_every",
     "tensorboard",
 }
