@@ -1,6 +1,7 @@
 # make demo    train, evaluate and draw on the embedded data set
 # make test    lint and the whole test suite
 # make report  execute the notebooks on the best checkpoints there are, as web pages: report/index.html
+# make test-slow    the tests that take minutes: training killed at 25 random moments
 # make test-gpu, make bench-gpu    the tests that need a GPU; tdBN and LIF of every layer and whole training steps, timed on it
 # PYTHON, VENV and REQUIREMENTS may be set: make test VENV=/tmp/venv PYTHON=python3.12
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
 BIN := $(VENV)/bin
 
-.PHONY: demo test report test-gpu bench-gpu setup
+.PHONY: demo test test-slow report test-gpu bench-gpu setup
 
 setup: $(VENV)/.installed
 
@@ -29,6 +30,9 @@ test: setup
 
 report: setup
 	$(BIN)/python -m analysis.report
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu

@@ -1,5 +1,6 @@
 """What the programs share: turning arguments into a configuration, and errors into one line and an exit code."""
 
+import errno
 import io
 import os
 import signal
@@ -54,6 +55,9 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may have a name that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         main(arguments)
@@ -68,6 +72,30 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever reads the output, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 128 + signal.SIGPIPE
+    except (OSError, MemoryError, RuntimeError) as error:
+        shortage = _shortage(error)
+        if debug or not shortage:
+            raise
+        print("error:", shortage, file=sys.stderr)
+        return 2
     return 0
+
+
+def _shortage(error: Exception) -> str | None:
+    """What is too small for the program, where that is what an error says."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _drop_output()  # it may be what is on the full disk
+        return f"{error.strerror} ({error.filename or 'output'}); make room and give the same command again"
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return "out of memory; smaller batches and fewer time steps (--batch-size, --n-steps) take less"
+    return None
+
+
+def _drop_output() -> None:
+    """Let what cannot be printed any more vanish: Python would complain of it at its exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

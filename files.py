@@ -22,7 +22,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path.name))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     try:
@@ -37,6 +37,11 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         raise
+
+
+def temporary_prefix(name: str) -> str:
+    """How the names start under which `write_atomically` writes a file; one stays behind where a process is killed."""
+    return f".{name}-"
 
 
 def write_json(path: str | Path, record: dict[str, Any]) -> None:

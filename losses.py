@@ -17,7 +17,8 @@ def mmd2(x: Tensor, y: Tensor) -> Tensor:
 
     The kernel is a sum of five Gaussians, exp(-d2 / b_i) with b_i = b / 4 * 2^i, where d2 is the squared
     Euclidean distance and b the mean d2 over all pairs of the pooled batch (no gradient through b). The
-    biased estimate: diagonals are included. Needs N x N memory, not N x N x D.
+    biased estimate: diagonals are included. Needs N x N memory, not N x N x D. Computed in float32 at least:
+    the distances' sum is beyond float16.
 
     Args:
         x: posterior rates r_p, [N, D].
@@ -27,6 +28,7 @@ def mmd2(x: Tensor, y: Tensor) -> Tensor:
         a scalar >= 0 up to rounding; 0 with a zero gradient where all points coincide.
     """
     pooled = torch.cat([x, y])
+    pooled = pooled.to(torch.promote_types(pooled.dtype, torch.float32))
     d2 = _squared_distances(pooled)
     n = len(pooled)
     bandwidth = d2.detach().sum() / (n * n - n)

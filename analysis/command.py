@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar
 import tyro
 from torch import Tensor
 
+from analysis.formats import as_text
 from analysis.output import RESULTS, Result, write_result
 from analysis.subjects import Subject, load_subjects, load_test_images
-from analysis.tables import as_text
 from cli import parse_arguments
 from errors import UserError
 from training.config import Backend, Dataset

@@ -14,6 +14,7 @@ from errors import UserError
 from training.config import Config, preset
 from training.folder import is_running
 from training.log import METRICS_FILE
+from training.state import STATE_FILE
 
 EXPERIMENTS_FILE = Path("experiments.toml")
 TRAINING_IMAGES = {"digits": 1_500, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "celeba": 162_770}
@@ -25,7 +26,7 @@ class Row:
 
     Attributes:
         name: of the row, its run folder, its result and its weights.
-        dataset, model, variant: the preset.
+        dataset, model, variant, recipe: the preset.
         epochs: the full budget.
         feeds: tables and figures that need it.
         seed: of the run.
@@ -40,16 +41,18 @@ class Row:
     model: str = "esvae"
     variant: str = "paper"
     seed: int = 42
+    recipe: str = "paper"
     label: str = "paper's recipe"
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def config(self, epochs: int | None = None, **runtime: Any) -> Config:
         """The run's configuration; `runtime` sets fields such as device and runs_dir."""
-        config = replace(preset(self.dataset, self.model, self.variant), seed=self.seed, epochs=epochs or self.epochs)
+        base = preset(self.dataset, self.model, self.variant, self.recipe)
+        config = replace(base, seed=self.seed, epochs=epochs or self.epochs)
         # A reduced run grows into the full one, unless the training schedule depends on the total.
+        config = replace(config, **self.overrides, **runtime)
         reduced = config.schedule_needs_epochs and config.epochs != self.epochs
-        name = f"{self.name}-of-{config.epochs}-epochs" if reduced else self.name
-        return replace(config, name=name, **self.overrides, **runtime)
+        return replace(config, name=f"{self.name}-of-{config.epochs}-epochs" if reduced else self.name)
 
     @property
     def n_images(self) -> int:
@@ -94,13 +97,16 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
     """
     try:
         content = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    rows = tuple(_row(values, path) for values in content.get("run", []))
+    runs, speeds = content.get("run", []), content.get("assumed_images_per_second", {})
+    if not (isinstance(runs, list) and all(isinstance(values, dict) for values in runs) and isinstance(speeds, dict)):
+        raise UserError(f"{path}: rows are tables [[run]], speeds the table [assumed_images_per_second]")
+    rows = tuple(_row(values, path) for values in runs)
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise UserError(f"{path} names a row twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
-    return Experiments(rows, content.get("assumed_images_per_second", {}))
+    return Experiments(rows, speeds)
 
 
 def _row(values: dict[str, Any], path: Path) -> Row:
@@ -110,6 +116,8 @@ def _row(values: dict[str, Any], path: Path) -> Row:
     try:
         row = Row(**values)
         row.config()
+        if not isinstance(row.name, str):
+            raise TypeError("its name is no text")
     except TypeError as error:
         raise UserError(f"{path}: row {values.get('name')!r} is not a run: {error}") from error
     return row
@@ -125,9 +133,17 @@ def read_result(row: Row, places: Places) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        record = json.loads(file.read_text())
+        if not isinstance(record["epochs"], int) or not isinstance(record["status"], str):
+            raise ValueError("epochs or status of another kind")
+    except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
         raise UserError(f"{file} is damaged ({error}); remove it to run the row again") from error
+    return record
+
+
+def is_done(row: Row, places: Places) -> bool:
+    """Whether the row has a result with numbers, at whatever budget."""
+    return (read_result(row, places) or {}).get("status") == "done"
 
 
 def status_table(experiments: Experiments, places: Places) -> pd.DataFrame:
@@ -158,15 +174,21 @@ def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places
         return "failed"
     if result and result["epochs"] >= row.epochs:
         return "done"
-    return "partial" if epochs or (places.runs / row.name / "last.pt").exists() else "not run"
+    return "partial" if epochs or (places.runs / row.name / STATE_FILE).exists() else "not run"
 
 
 def _trained(row: Row, places: Places) -> list[dict[str, str]]:
     file = places.runs / row.name / METRICS_FILE
     if not file.exists():
         return []
-    with file.open(newline="") as opened:
-        return list(csv.DictReader(opened))
+    try:
+        with file.open(newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        for row in rows:
+            float(row["images_per_second"])
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise UserError(f"{file} is damaged ({error}); remove it, or its line that is") from error
+    return rows
 
 
 def _images_per_second(

@@ -1,5 +1,6 @@
 """What keeps the notebooks thin: which checkpoints there are, and results that are read or, if need be, measured."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pandas as pd
 from IPython.display import Image, display
 
 from analysis.command import Experiment
+from analysis.comparison import comparison, metric_lines
 from analysis.drawing import rendered
+from analysis.evaluation import Evaluation, evaluate
 from analysis.experiments import TRAINING_IMAGES
 from analysis.output import RESULTS, read_experiment, stored_pictures
+from analysis.release import RELEASE_METRICS
 from analysis.subjects import Subject
 from errors import UserError
 from models import read_metadata
@@ -72,3 +76,14 @@ def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, 
 def _measured(experiment: Experiment, subjects: list[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]]:
     result = experiment.measure(subjects)
     return result.record, result.table, [rendered(figure, "png") for figure in result.figures.values()]
+
+
+def show_evaluation(checkpoint: Path, rerun: bool, n_images: int | None = None) -> None:
+    """Display a model's numbers with their protocols: of results/, or measured if there are none or `rerun` says so."""
+    stored = Path("results") / f"{checkpoint.stem}.json"
+    if stored.is_file() and not rerun:
+        record = json.loads(stored.read_text())
+    else:
+        record, _ = evaluate(Evaluation(checkpoint, n_images=n_images, metrics=RELEASE_METRICS))
+    print(f"{checkpoint.stem}: {record.get('budget', 'measured now')}", *metric_lines(record), sep="\n")
+    display(comparison(record).round(4))

@@ -117,17 +117,12 @@ def dataset_of(checkpoint: Path, run: dict[str, Any], config: ModelConfig, asked
     Raises:
         UserError: nothing known, unknown, or images of another shape than the model's.
     """
-    dataset = asked or run.get("config", {}).get("dataset")
+    dataset = asked or (run.get("config") or {}).get("dataset")
     if dataset is None:
         raise UserError(f"{checkpoint} does not say what it was trained on; give --dataset")
     if dataset not in DATASETS:
         raise UserError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
-    spec = DATASETS[dataset]
-    if (spec.channels, spec.image_size) != (config.image_channels, config.image_size):
-        raise UserError(
-            f"{checkpoint} makes {config.image_channels}x{config.image_size}x{config.image_size} images, "
-            f"but {dataset} has {spec.channels}x{spec.image_size}x{spec.image_size}"
-        )
+    DATASETS[dataset].check_images_of(checkpoint, config.image_channels, config.image_size)
     return dataset
 
 

@@ -20,8 +20,8 @@ from analysis.command import Experiment, experiment_main
 from analysis.drawing import image_panels, legend_below, new_figure, styled, subject_colors
 from analysis.output import Result, describe
 from analysis.perturbation import LOSSES, altered_images, altered_losses, shuffle_length, shuffle_time
+from analysis.published import PAPER
 from analysis.subjects import Subject, part_of_test_split
-from analysis.tables import PAPER
 from cli import run_program
 from errors import UserError
 

@@ -29,8 +29,17 @@ _SPLIT_CODES = MappingProxyType({"0": "train", "1": "validation", "2": "test"})
 _LAST_TRAIN, _LAST_VALIDATION = 162_770, 182_637  # the official split by image number
 _CROP = 148 / 178  # of the width: the usual square around the face
 
-# What PIL and zipfile raise for a file that is cut short, is something else, or is encrypted.
-_READ_ERRORS = (OSError, EOFError, SyntaxError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# What PIL and zipfile raise for a file that is cut short, far too large, something else, or encrypted.
+_READ_ERRORS = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 def find(spec: DatasetSpec, split: str, data_dir: Path) -> Source:

@@ -33,7 +33,7 @@ def read_image_set(path: Path, dataset: str, limit: int | None = None) -> Tensor
         raise UserError(f"--n-images {limit}: must be at least 1 and at most {len(pixels)}, the images in {path}")
     pixels = pixels[:limit]
     if pixels.dtype != np.uint8:
-        pixels = _checked_floats(pixels.astype(np.float32), path)
+        pixels = _checked_floats(pixels, path).astype(np.float32)
     if pixels.shape[1] != spec.image_size:
         images = resized(np.ascontiguousarray(pixels[..., 0]), spec.image_size)
     else:
@@ -45,7 +45,7 @@ def _only_array(path: Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"no file {path}: give an .npz archive of images")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # NumPy leaves a damaged one open
             names = archive.files
             if len(names) == 1:
                 return archive[names[0]]

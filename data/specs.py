@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from torch import Tensor
@@ -17,6 +18,14 @@ class DatasetSpec:
     channels: int
     image_size: int
     splits: tuple[str, ...]
+
+    def check_images_of(self, file: Path, channels: int, size: int) -> None:
+        """UserError where the model in `file` is for images of another shape than this data set's."""
+        if (channels, size) != (self.channels, self.image_size):
+            raise UserError(
+                f"{file} is for {channels}x{size}x{size} images, but {self.name} has "
+                f"{self.channels}x{self.image_size}x{self.image_size}: give another file, or another --dataset"
+            )
 
 
 @dataclass(frozen=True, eq=False)

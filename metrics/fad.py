@@ -40,6 +40,7 @@ FULL_EPOCHS = 150  # of the autoencoder's training
 SAMPLE_BATCH, REFERENCE_BATCH = 128, 256
 
 PUBLISHED = Path(__file__).parent / "fad_data"
+OWN = Path(__file__).parent.parent / "pretrained"  # fad-<dataset>.safetensors, where the authors' file is not at hand
 PUBLISHED_NAMES = {
     "mnist": ("mnist", 64),
     "fashion_mnist": ("fashion", 64),
@@ -80,7 +81,7 @@ class FeatureNetwork:
 
 def _budget(run: dict[str, Any]) -> str:
     """How much an own network was trained: less than the released recipe is labelled so."""
-    epochs, config = run.get("epochs"), run.get("config", {})
+    epochs, config = run.get("epochs"), run.get("config") or {}
     if epochs is None:
         return "nothing known of its training"
     images = f" of {config['train_images']:,} images" if config.get("train_images") else ""
@@ -101,22 +102,22 @@ def load_feature_network(
     network = load_model(file, str(device))
     if type(network) is not Autoencoder:  # the ANN VAE is one too
         raise UserError(f"{file} holds a {network.config.model}, not an autoencoder: give FAD's with --fad-weights")
-    spec, config = DATASETS[dataset], network.config
-    if (config.image_channels, config.image_size) != (spec.channels, spec.image_size):
-        raise UserError(
-            f"{file} is for {config.image_channels}x{config.image_size}x{config.image_size} images, but {dataset} "
-            f"has {spec.channels}x{spec.image_size}x{spec.image_size}: give another file with --fad-weights"
-        )
+    DATASETS[dataset].check_images_of(file, network.config.image_channels, network.config.image_size)
     published = file.suffix in SUFFIXES
     origin = "own" if not published else "published" if weights else "shipped"
     return FeatureNetwork(network, dataset, file, origin, read_metadata(file)["run"])
 
 
 def _shipped_weights(dataset: str) -> Path:
+    """The authors' weights, else our own.
+
+    Raises:
+        UnavailableError: neither comes with the project.
+    """
     name, size = PUBLISHED_NAMES.get(dataset, (dataset, 0))
-    file = PUBLISHED / f"{name}_{size}.pth"
-    if file.is_file():
-        return file
+    file, own = PUBLISHED / f"{name}_{size}.pth", OWN / f"fad-{dataset}.safetensors"
+    if file.is_file() or own.is_file():
+        return file if file.is_file() else own
     authors = f"give the authors' {file.name} with --fad-weights, or " if dataset in PUBLISHED_NAMES else ""
     raise UnavailableError(
         f"no autoencoder for {dataset} comes with the project: {authors}train one with "
@@ -168,6 +169,7 @@ class FadMetric:
             "n_images": len(images),
             "split": "test",
             "feature_network": self.network.description,
+            "own_network": self.network.origin == "own",
             "training_images": self.training_images,
         }
 

@@ -1,5 +1,7 @@
 """Reconstruction loss over a whole split."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,11 @@ NOISE_SEED = 0
 
 @torch.no_grad()
 def evaluate_reconstruction(
-    model: nn.Module, images: Tensor, batch_size: int = EVALUATION_BATCH, seed: int = NOISE_SEED
+    model: nn.Module,
+    images: Tensor,
+    batch_size: int = EVALUATION_BATCH,
+    seed: int = NOISE_SEED,
+    before_batch: Callable[[], None] | None = None,
 ) -> float:
     """Mean squared error per pixel on the [-1, 1] scale, each image with the same weight.
 
@@ -21,10 +27,13 @@ def evaluate_reconstruction(
     Args:
         model: in evaluation mode; called as model(x, generator=...).
         images: uint8 [N, C, H, W], on the model's device.
+        before_batch: called before each batch; may raise to give up.
     """
     generator = torch.Generator(images.device).manual_seed(seed)
     total = torch.zeros((), dtype=torch.float64)
     for x in batches(images, batch_size):
+        if before_batch:
+            before_batch()
         error = reconstruction_loss(model(x, generator=generator).reconstruction, x)
         total += error.double().cpu() * len(x)
     return (total / len(images)).item()

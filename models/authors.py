@@ -70,11 +70,13 @@ def infer_config(tensors: dict[str, Tensor], path: Path) -> ModelConfig:
     Raises:
         UserError: not one of the published architectures.
     """
+    known = "ESVAE, FSVAE, TAID, ANN VAE or autoencoder"
     try:
         return _infer(tensors)
     except (KeyError, IndexError, StopIteration) as error:
-        known = "ESVAE, FSVAE, TAID, ANN VAE or autoencoder"
         raise UserError(f"{path} is not a published {known}: no tensor {error}") from error
+    except (TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{path} is not a published {known}: tensors of other shapes ({error})") from error
 
 
 def _infer(tensors: dict[str, Tensor]) -> ModelConfig:

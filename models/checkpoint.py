@@ -48,18 +48,17 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
     if file.suffix in authors.SUFFIXES:
         return _load_published(file).to(device).eval()
     metadata = read_metadata(file)
-    model = build_model(ModelConfig.from_dict(metadata["model"]))
-    _load_weights(model, load_file(file), file)
+    model = _filled(ModelConfig.from_dict(metadata["model"]), load_file(file), file)
     return model.to(device).eval()
 
 
 def _load_published(file: Path) -> nn.Module:
     tensors = authors.read_state_dict(file)
     config = authors.infer_config(tensors, file)
-    model = build_model(config)
-    ours = authors.to_our_layout(tensors, config, model.state_dict(), file)
-    model.load_state_dict(ours, strict=False)  # a published file has no use for BatchNorm's batch counters
-    return model
+    expected = _state_dict_of(config)
+    ours = authors.to_our_layout(tensors, config, expected, file)
+    counters = {name: torch.zeros_like(t, device="cpu") for name, t in expected.items() if name not in ours}
+    return _filled(config, ours | counters, file)  # a published file has no use for BatchNorm's batch counters
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -80,11 +79,20 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{file} was not written by this project (format {metadata.get('format')!r})")
     try:
         parts = {key: json.loads(metadata[key]) for key in ("model", "run")}
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{file} has damaged metadata: {error}") from error
     if not all(isinstance(part, dict) for part in parts.values()):
         raise UserError(f"{file} has damaged metadata: no dictionaries")
+    config = parts["run"].get("config")
+    _check_kinds(parts["run"], {"epochs": int, "config": dict, "test_reconstruction": float}, file)
+    _check_kinds(config or {}, {"dataset": str, "model": str, "variant": str, "train_images": int}, file)
     return parts
+
+
+def _check_kinds(values: dict[str, Any], kinds: dict[str, type], file: Path) -> None:
+    wrong = [name for name, kind in kinds.items() if not isinstance(values.get(name), kind | None)]
+    if wrong:
+        raise UserError(f"{file} has damaged metadata: {', '.join(wrong)} of another kind than this project writes")
 
 
 def find_model_file(path: str | Path) -> Path:
@@ -103,16 +111,37 @@ def find_model_file(path: str | Path) -> Path:
     return path
 
 
-def _load_weights(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
-    expected = model.state_dict()
+def _state_dict_of(config: ModelConfig) -> dict[str, Tensor]:
+    """Names, shapes and types of a model's tensors; takes no memory, whatever a foreign file says."""
+    with torch.device("meta"):
+        return build_model(config).state_dict()
+
+
+def _filled(config: ModelConfig, tensors: dict[str, Tensor], file: Path) -> nn.Module:
+    """A model with the tensors of a file, which must fit it and be finite."""
+    expected = _state_dict_of(config)
     problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
     problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
     problems += [
-        f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}"
+        f"{name} is {_described(tensors[name])}, not {_described(expected[name])}"
         for name in expected.keys() & tensors.keys()
-        if tensors[name].shape != expected[name].shape
+        if not _fits(tensors[name], expected[name])
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:5])
         raise UserError(f"{file} does not fit its own configuration: {len(problems)} tensors differ ({shown})")
-    model.load_state_dict({name: tensors[name].to(expected[name]) for name in expected})
+    if infinite := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{file} is damaged: weights that are not finite in {', '.join(sorted(infinite)[:5])}")
+    model = build_model(config)
+    model.load_state_dict({name: tensors[name].to(dtype=expected[name].dtype) for name in expected})
+    return model
+
+
+def _fits(tensor: Tensor, expected: Tensor) -> bool:
+    same_kind = tensor.is_floating_point() == expected.is_floating_point() and tensor.layout == torch.strided
+    return same_kind and tensor.shape == expected.shape
+
+
+def _described(tensor: Tensor) -> str:
+    """Shape, and where it is no number of the usual kind, its type."""
+    return f"{list(tensor.shape)}{'' if tensor.is_floating_point() else f' {tensor.dtype}'}"

@@ -7,6 +7,7 @@ from errors import UserError
 
 SurrogateKind = Literal["paper", "code"]
 SURROGATES = get_args(SurrogateKind)
+LARGEST, MOST_WIDTHS = 4096, 10  # far above use: what a foreign file says must not fill the memory
 WIDTHS = {32: (32, 64, 128, 256), 64: (32, 64, 128, 256, 512)}
 
 
@@ -47,10 +48,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_channels", "latent_dim", "n_steps", "n_candidates"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.widths or min(self.widths) < 1:
-            raise UserError(f"widths must name at least one positive width, got {self.widths}")
+            if not 1 <= getattr(self, name) <= LARGEST:
+                raise UserError(f"{name} must be at least 1 and at most {LARGEST}, got {getattr(self, name)}")
+        if not 1 <= len(self.widths) <= MOST_WIDTHS or min(self.widths) < 1 or max(self.widths) > LARGEST:
+            raise UserError(
+                f"widths must be 1 to {MOST_WIDTHS} numbers from 1 to {LARGEST}, got {str(self.widths)[:80]}"
+            )
         if not self.v_threshold > 0 or not 0 < self.decay < 1:  # SpikingJelly's tau = 1 / (1 - decay) is above 1
             raise UserError(f"need v_threshold > 0 and 0 < decay < 1, got {self.v_threshold} and {self.decay}")
         choices = {"lif_surrogate": SURROGATES, "sampler_surrogate": SURROGATES, "distance": ("mmd", "kl")}
@@ -78,7 +81,16 @@ class ModelConfig:
         unknown = values.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise UserError(f"model config has fields that this version does not know: {', '.join(sorted(unknown))}")
-        try:
-            return cls(**values | {"widths": tuple(values.get("widths", cls.widths))})
-        except TypeError as error:
-            raise UserError(f"model config has a value of the wrong type: {error}") from error
+        widths = values.get("widths", cls.widths)
+        values = values | {"widths": tuple(widths) if isinstance(widths, list) else widths}
+        wrong = [name for name, value in values.items() if not _is_like(value, getattr(cls, name))]
+        if wrong:
+            raise UserError(f"model config has a value of the wrong type: {', '.join(sorted(wrong))}")
+        return cls(**values)
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a field's default; a whole number may stand for any number."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(type(each) is int for each in value)
+    return type(value) is type(default) or (type(default) is float and type(value) is int)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -237,7 +238,9 @@ def test_a_process_that_is_asked_to_stop_can_be_continued(
         while not (line := running.stdout.readline()).startswith("epoch"):
             assert line, running.stderr.read()
         running.send_signal(number)
+        asked = time.monotonic()
         _, error = running.communicate(timeout=300)
+        assert time.monotonic() - asked < 10
     finally:
         running.kill()
     assert running.returncode == 128 + number

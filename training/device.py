@@ -4,9 +4,12 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch.backends import cudnn
 
 from errors import UserError
 from neurons.library import native_available, native_obstacle
@@ -64,6 +67,24 @@ def describe_backend(name: str, device: torch.device) -> str:
         return "LIF backend: triton (one kernel for tdBN and LIF, compiled at first use)"
     why = f"no compiled C: {native_obstacle()}" if device.type == "cpu" else f"no Triton: {triton_obstacle()}"
     return f"LIF backend: scan ({why})"
+
+
+@contextmanager
+def reproducible_kernels(enabled: bool) -> Iterator[None]:
+    """Let PyTorch take only kernels that give the same bits in every run, and fail where it has none.
+
+    cuBLAS looks at its variable when it is first used, hence before the first training step of the process.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from files import write_json
+from files import temporary_prefix, write_json
+from models.checkpoint import MODEL_FILE
 from training.config import Config
+from training.log import IMAGES_FOLDER, METRICS_FILE, RATES_FILE
+from training.state import STATE_FILE
 
 CONFIG_FILE, LOCK_FILE = "config.json", ".lock"
 # What --fresh deletes, the state first: whatever ends the program in between, no run goes on without its log.
-OWN_FILES = ("last.pt", "metrics.csv", "firing_rates.csv", "model.safetensors", "evaluation.json")
-OWN_PATTERNS = ("images/reconstructions*.png", "images/samples*.png", "evaluation-*.png", "events.out.tfevents.*")
+OWN_FILES = (STATE_FILE, METRICS_FILE, RATES_FILE, MODEL_FILE, "evaluation.json")
+PICTURES = tuple(f"{IMAGES_FOLDER}/{name}*.png" for name in ("reconstructions", "samples"))
+OWN_PATTERNS = (*PICTURES, "evaluation-*.png", "events.out.tfevents.*")
 
 
 def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
@@ -29,7 +33,7 @@ def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
     """
     folder = config.run_dir
     try:
-        names = {file.name for file in folder.iterdir()}
+        names = {file.name for file in folder.iterdir() if not _is_half_written(file)}
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -46,19 +50,29 @@ def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
     changed = [f"{key} {old[key]!r} -> {new[key]!r}" for key in config.identity() if old[key] != new[key]]
     if changed:
         raise UserError(f"{folder} holds another run ({'; '.join(changed)}); give a --name, or --fresh to replace it")
-    if "model.safetensors" in names and "last.pt" not in names:
-        raise UserError(f"{folder} has a trained model but no last.pt to go on from; --fresh trains it again")
+    if MODEL_FILE in names and STATE_FILE not in names:
+        raise UserError(f"{folder} has a trained model but no {STATE_FILE} to go on from; --fresh trains it again")
     return record["starts"]
 
 
 def start_run(config: Config, starts: list[dict[str, Any]], fresh: bool) -> Path:
-    """Create the run folder, or empty it if `fresh`, and write config.json: the configuration and all starts."""
+    """Create the run folder, or empty it if `fresh`, and write config.json: the configuration and all starts.
+
+    What a run that was killed had half written goes; the folder must be locked.
+    """
     folder = config.run_dir
+    for file in filter(_is_half_written, list(folder.glob(".*"))):
+        file.unlink(missing_ok=True)
     if fresh:
         for file in (*(folder / name for name in OWN_FILES), *(f for p in OWN_PATTERNS for f in folder.glob(p))):
             file.unlink(missing_ok=True)
     write_json(folder / CONFIG_FILE, {"config": config.to_dict(), "starts": starts})
     return folder
+
+
+def _is_half_written(file: Path) -> bool:
+    """Whether a process that was killed left this of a file of ours."""
+    return any(file.name.startswith(temporary_prefix(name)) for name in (*OWN_FILES, CONFIG_FILE))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -72,7 +86,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; choose another --name") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); --fresh starts the run over") from error
     kinds = {"config": dict, "starts": list}
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
@@ -89,7 +103,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("w")
+        lock = (folder / LOCK_FILE).open("a")
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     with lock:
@@ -102,10 +116,13 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 def is_running(folder: Path) -> bool:
     """Whether a process is training in the run folder."""
-    if not (folder / LOCK_FILE).exists():
-        return False
     try:
-        with run_lock(folder):
-            return False
-    except UserError:
-        return True
+        lock = (folder / LOCK_FILE).open("rb")  # not to be written: one may look at the runs of others
+    except OSError:
+        return False
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -1,6 +1,7 @@
 """What a run records: metrics.csv, firing_rates.csv, image grids, TensorBoard events."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +15,17 @@ from files import write_atomically
 METRICS_FILE = "metrics.csv"
 RATES_FILE = "firing_rates.csv"
 IMAGES_FOLDER = "images"
+
+
+def check_log(folder: Path) -> None:
+    """UserError where the logs that a run would go on with are no text or have lost their first line."""
+    for path in (folder / METRICS_FILE, folder / RATES_FILE):
+        try:
+            is_log = not path.exists() or path.read_text().startswith("epoch,")
+        except (OSError, ValueError):
+            is_log = False
+        if not is_log:
+            raise UserError(f"{path} is damaged: restore or remove it, or --fresh starts the run over")
 
 
 class CsvLog:
@@ -100,8 +112,13 @@ class RunLog:
                 self.writer.add_scalar(name, value, row["epoch"])
 
     @torch.no_grad()
-    def pictures(self, epoch: int, model: nn.Module, images: Tensor) -> None:
-        """Draw grids with fixed noise, and count how often latent units fire; what the model can do of both."""
+    def pictures(
+        self, epoch: int, model: nn.Module, images: Tensor, before_batch: Callable[[], None] | None = None
+    ) -> None:
+        """Draw grids with fixed noise, and count how often latent units fire; what the model can do of both.
+
+        `before_batch` is called before each batch that is counted, and may raise to give up.
+        """
         generator = torch.Generator(images.device).manual_seed(self.SEED)
         shown = to_unit_range(images[: self.N_SHOWN])
         grids = {"reconstructions": interleave_rows(shown, model(shown, generator=generator).reconstruction)}
@@ -112,10 +129,21 @@ class RunLog:
             if epoch <= 10 or epoch % 10 == 0:
                 save_grid(grid, self.folder / IMAGES_FOLDER / f"{name}-{epoch:04d}.png")
         if hasattr(model, "sample_latent"):
-            self._firing_rates(epoch, model, images[: self.N_HISTOGRAM], generator)
+            self._firing_rates(epoch, model, images[: self.N_HISTOGRAM], generator, before_batch)
 
-    def _firing_rates(self, epoch: int, model: nn.Module, images: Tensor, generator: torch.Generator) -> None:
-        posterior = [rate_histogram(model(x, generator=generator).z) for x in batches(images, self.N_SHOWN)]
+    def _firing_rates(
+        self,
+        epoch: int,
+        model: nn.Module,
+        images: Tensor,
+        generator: torch.Generator,
+        before_batch: Callable[[], None] | None,
+    ) -> None:
+        posterior = []
+        for x in batches(images, self.N_SHOWN):
+            if before_batch:
+                before_batch()
+            posterior.append(rate_histogram(model(x, generator=generator).z))
         prior = [rate_histogram(model.sample_latent(len(images), generator))]
         for stage, histograms in (("posterior", posterior), ("prior", prior)):
             counts = {f"fired_{k}": sum(count) for k, count in enumerate(zip(*histograms, strict=True))}

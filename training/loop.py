@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,18 @@ from models.checkpoint import MODEL_FILE
 from neurons import LIF, set_backend
 from provenance import provenance
 from training.config import Config, Precision
-from training.device import describe_backend, peak_memory_bytes, resolve_backend, resolve_device
+from training.device import (
+    describe_backend,
+    peak_memory_bytes,
+    reproducible_kernels,
+    resolve_backend,
+    resolve_device,
+)
 from training.folder import previous_starts, run_lock, start_run
 from training.graph import GraphedStep, Step, check_graph
-from training.log import RunLog
+from training.log import RunLog, check_log
 from training.precision import autocast, set_precision
+from training.schedule import learning_rate_factor, rates_as_tensors, set_learning_rates
 from training.state import STATE_FILE, RunState, load_state, save_state
 from training.stop import Stopped, StopRequest, stop_request
 
@@ -71,7 +79,7 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         UserError: bad input, a folder with another run, or a loss that is no longer finite.
         Stopped: Ctrl-C, SIGTERM or the deadline asked for it; the state is saved.
     """
-    starts = previous_starts(config, fresh)
+    previous_starts(config, fresh)
     run = prepare(config)
     if not fresh:
         resume(run)
@@ -80,19 +88,26 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         return run.folder
     if any(isinstance(module, LIF) for module in run.model.modules()):
         print(describe_backend(config.backend, run.device), flush=True)
-    identity = config.identity()
-    runtime = {name: value for name, value in config.to_dict().items() if name not in identity}
-    backend = resolve_backend(config.backend, run.device)
-    start = {"runtime": runtime, "lif_backend": backend, "epoch": run.epoch} | provenance(run.device)
-    with run_lock(run.folder), stop_request(deadline) as request:
-        start_run(config, [*starts, start], fresh)
+    with run_lock(run.folder), stop_request(deadline) as request, reproducible_kernels(config.deterministic):
+        starts = previous_starts(config, fresh)  # again, as the state: a process that was ending may have saved since
+        if not fresh:
+            resume(run)
+        start_run(config, [*starts, _start(run)], fresh)
         log = RunLog(run.folder, run.epoch, config.tensorboard)
         while run.epoch < config.epochs:
             train_epoch(run, request)
-            finish_epoch(run, log)
+            finish_epoch(run, log, request)
             if request and run.epoch < config.epochs:
                 raise _stopped(run, request)
     return run.folder
+
+
+def _start(run: Run) -> dict[str, Any]:
+    """What config.json keeps of a start: where it went on, with what, how and when."""
+    identity = run.config.identity()
+    runtime = {name: value for name, value in run.config.to_dict().items() if name not in identity}
+    backend = resolve_backend(run.config.backend, run.device)
+    return {"runtime": runtime, "lif_backend": backend, "epoch": run.epoch} | provenance(run.device)
 
 
 def prepare(config: Config) -> Run:
@@ -108,6 +123,8 @@ def prepare(config: Config) -> Run:
     set_runtime(model.to(device), config, device)
     noise = Generator(device).manual_seed(config.seed)
     learning = model, make_optimizer(model, config), noise, make_training_step(config)
+    if config.cuda_graph and config.rates_change:
+        rates_as_tensors(learning[1], device)
     return Run(config, config.run_dir, device, train.images, test.images, *learning)
 
 
@@ -128,8 +145,8 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
     """AdamW (Sec. IV-B2), the bottleneck with its own learning rate. Fused: each value is read and written once."""
     fast = list(model.bottleneck.parameters()) if hasattr(model, "bottleneck") else []
     slow = [p for p in model.parameters() if not any(p is other for other in fast)]
-    groups = [{"params": slow}, {"params": fast, "lr": config.lr * config.bottleneck_lr_factor}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
+    groups = [{"params": p, "lr": rate} for p, rate in zip((slow, fast), config.learning_rates, strict=True)]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
 def make_training_step(config: Config) -> Step:
@@ -177,6 +194,7 @@ def train_epoch(run: Run, request: StopRequest) -> None:
     before = run.seconds
     pending: list[tuple[dict[str, Tensor], int]] = []
     for x in _progress(run):
+        set_learning_rates(run.optimizer, _learning_rates(run))
         pending.append((run.training_step(run.model, run.optimizer, x, run.noise), len(x)))
         run.step += 1
         run.seconds = before + time.monotonic() - started
@@ -191,17 +209,28 @@ def train_epoch(run: Run, request: StopRequest) -> None:
             saved = time.monotonic()
 
 
-def finish_epoch(run: Run, log: RunLog) -> None:
-    """Test, log, save; then the run stands at the start of the next epoch.
+def _learning_rates(run: Run) -> tuple[float, ...]:
+    """Those of the step to come."""
+    config, finished = run.config, run.epoch * run.steps_per_epoch + run.step
+    progress = (finished + 0.5) / (config.epochs * run.steps_per_epoch)  # its middle: no step is lost to a rate of 0
+    factor = learning_rate_factor(progress, config.schedule, config.warmup)
+    return tuple(rate * factor for rate in config.learning_rates)
+
+
+def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
+    """Test, draw, log, save; then the run stands at the start of the next epoch.
 
     Raises:
+        Stopped: a signal asked for it before there was anything to log; test and pictures are made again.
         UserError: a test loss that is not finite; nothing is logged or saved.
     """
     config, n_trained = run.config, run.sums["images"]
     run.model.eval()
-    test_reconstruction = evaluate_reconstruction(run.model, run.test_images)
+    give_up = partial(_stop_if_signalled, run, request)
+    test_reconstruction = evaluate_reconstruction(run.model, run.test_images, before_batch=give_up)
     if not math.isfinite(test_reconstruction):
         raise _diverged(run, f"the test loss became {test_reconstruction}", run.step)
+    log.pictures(run.epoch + 1, run.model, run.test_images, give_up)
     means = {name: total / n_trained for name, total in run.sums.items() if name != "images"}
     rates = {f"{name}_mean": means.pop(f"{name}_mean", None) for name in RATES}
     run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
@@ -216,7 +245,6 @@ def finish_epoch(run: Run, log: RunLog) -> None:
             "peak_memory_bytes": peak_memory_bytes(run.device),
         }
     )
-    log.pictures(run.epoch, run.model, run.test_images)
     run.seconds = 0.0
     record = {"config": config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}
     save_model(run.model, run.folder / MODEL_FILE, record)
@@ -233,16 +261,20 @@ def resume(run: Run) -> None:
         run.model.load_state_dict(state.model)
         run.optimizer.load_state_dict(_computed_as(run.optimizer, state.optimizer))
         run.noise.set_state(state.noise)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        if not 0 <= state.step <= run.steps_per_epoch or (state.step and "images" not in state.sums):
+            raise ValueError(f"step {state.step} of {run.steps_per_epoch}")
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]  # PyTorch lists every tensor
         raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
+    check_log(run.folder)
     run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
 
 
 def _computed_as(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     """A saved state whose updates this optimizer computes in its own way, whichever way the one had that saved it."""
-    ways = {name: optimizer.defaults[name] for name in ("fused", "foreach", "capturable")}
-    return state | {"param_groups": [group | ways for group in state["param_groups"]]}
+    names = ("fused", "foreach", "capturable", "lr")
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    return state | {"param_groups": [saved | {name: own[name] for name in names} for saved, own in groups]}
 
 
 def _progress(run: Run) -> Iterator[Tensor]:
@@ -307,6 +339,11 @@ def _save(run: Run) -> None:
         run.seconds,
     )
     save_state(state, run.folder / STATE_FILE)
+
+
+def _stop_if_signalled(run: Run, request: StopRequest) -> None:
+    if request.signal_number:  # a deadline can wait for the test
+        raise _stopped(run, request)
 
 
 def _stopped(run: Run, request: StopRequest) -> Stopped:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a time limit ask a run to stop; it does so between two steps, with its state saved."""
+"""Ctrl-C, SIGTERM and a time limit ask a run to stop; it does so between two batches, with its state saved."""
 
 import signal
 import time
@@ -28,18 +28,18 @@ class StopRequest:
     def __bool__(self) -> bool:
         return bool(self.signal_number) or time.monotonic() > self.deadline
 
+    def note(self, number: int, _frame: object) -> None:
+        """Take a signal, as its handler."""
+        if self.signal_number == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
 
 @contextmanager
 def stop_request(deadline: float = float("inf")) -> Iterator[StopRequest]:
     """Collect SIGINT and SIGTERM into a StopRequest; a second Ctrl-C interrupts at once."""
     request = StopRequest(deadline)
-
-    def note(number: int, _frame: object) -> None:
-        if request.signal_number == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        request.signal_number = number
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, request.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:

@@ -1,15 +1,14 @@
 """Training runs of a second: 33 digits in 7 steps, tested on 40, in the test's own folder."""
 
-import csv
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
 import train as program
+from benchmarks.crashes import what_lasts
 from cli import run_program
 from training import log, loop
 
@@ -17,7 +16,6 @@ from training import log, loop
 SIZE = ("--train-images", "33", "--batch-size", "5", "--no-drop-last", "--n-steps", "2", "--latent-dim", "16")
 FLAGS = ("--dataset", "digits", *SIZE, "--horizontal-flip", "--mmd-weight", "0.5", "--device", "cpu", "--name", "run")
 N_TESTED = 40
-VOLATILE = ("images_per_second", "seconds", "peak_memory_bytes")
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,18 +82,8 @@ def after_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]
 
 @pytest.fixture
 def results() -> Callable[[Path], dict[str, Any]]:
-    """What a run leaves and must not depend on interruptions: weights, logs without timings, pictures."""
-
-    def read(folder: Path) -> dict[str, Any]:
-        weights = {name: t.numpy().tobytes() for name, t in load_file(folder / "model.safetensors").items()}
-        with (folder / "metrics.csv").open(newline="") as file:
-            metrics = [{k: v for k, v in row.items() if k not in VOLATILE} for row in csv.DictReader(file)]
-        images = {file.name: file.read_bytes() for file in sorted((folder / "images").iterdir())}
-        rates = folder / "firing_rates.csv"  # an ANN has none
-        rates_text = rates.read_text() if rates.exists() else ""
-        return {"weights": weights, "metrics": metrics, "images": images, "rates": rates_text}
-
-    return read
+    """What a run leaves and must not depend on interruptions."""
+    return what_lasts
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ OTHER_VALUES = {
     "backend": "torch",
     "precision": "bf16",
     "cuda_graph": True,
+    "deterministic": True,
     "checkpoint_every": 1.0,
     "tensorboard": True,
     "epochs": 7,

@@ -244,7 +244,7 @@ def test_a_stop_does_not_save_a_diverged_run(
 def test_a_test_loss_that_is_not_a_number_is_not_logged(
     train: Callable, check_kept: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(loop, "evaluate_reconstruction", lambda *_: float("nan"))
+    monkeypatch.setattr(loop, "evaluate_reconstruction", lambda *_, **__: float("nan"))
     assert train("--epochs", "3") == 2
     assert "the test loss became nan in step 7 of epoch 2" in capsys.readouterr().err
     check_kept()

@@ -1,11 +1,13 @@
 """Wherever and however a run stops, the same command goes on as if it had not."""
 
 import csv
+import itertools
 import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,10 +69,55 @@ def test_more_epochs_go_on_where_a_finished_run_ended(train: Callable, same: Cal
     same()
 
 
-def test_ctrl_c_at_the_end_of_an_epoch(train: Callable, same: Callable, after_step: Callable, run_dir: Path) -> None:
-    after_step(STEPS_PER_EPOCH, send(signal.SIGINT))
-    assert train("--epochs", "3") == 130
-    assert position(run_dir) == (1, 0)
+@pytest.mark.parametrize("epoch", range(N_EPOCHS))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_step_of_an_epoch_does_not_wait_for_the_test(
+    train: Callable, same: Callable, after_step: Callable, run_dir: Path, number: int, epoch: int
+) -> None:
+    after_step((epoch + 1) * STEPS_PER_EPOCH, send(number))
+    assert train("--epochs", "3") == 128 + number
+    assert position(run_dir) == (epoch, STEPS_PER_EPOCH)
+    assert train("--epochs", "3") == 0
+    same()
+
+
+def test_a_signal_in_the_middle_of_the_test(
+    train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = loop.evaluate_reconstruction
+
+    def disturbed(model: Any, images: Any, before_batch: Callable[[], None]) -> float:
+        batches = itertools.count()
+
+        def send_in_the_third() -> None:
+            if next(batches) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            before_batch()
+
+        return evaluate(model, images, 10, before_batch=send_in_the_third)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_reconstruction", disturbed)
+        assert train("--epochs", "3") == 143
+    assert position(run_dir) == (0, STEPS_PER_EPOCH)
+    assert train("--epochs", "3") == 0
+    same()
+
+
+@pytest.mark.parametrize(("method", "stands"), [("pictures", (0, STEPS_PER_EPOCH)), ("epoch", (1, 0))])
+def test_a_signal_while_an_epoch_is_drawn_or_logged(
+    train: Callable,
+    same: Callable,
+    run_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    stands: tuple[int, int],
+) -> None:
+    original = getattr(RunLog, method)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, method, lambda *arguments: (send(signal.SIGTERM)(), original(*arguments)))
+        assert train("--epochs", "3") == 143
+    assert position(run_dir) == stands
     assert train("--epochs", "3") == 0
     same()
 
@@ -101,27 +148,53 @@ def test_a_run_stopped_after_every_single_step(train: Callable, same: Callable, 
     while not codes or codes[-1] != 0:
         after_step(1, send(signal.SIGTERM))
         codes.append(train("--epochs", "3"))
-    assert codes == [143] * (N_EPOCHS * STEPS_PER_EPOCH - 1) + [0]
+    assert codes == [143] * (N_EPOCHS * STEPS_PER_EPOCH) + [0]
     same()
 
 
-def test_a_request_in_the_very_last_step_lets_the_run_finish(
-    train: Callable, same: Callable, after_step: Callable
+def test_what_another_process_saved_until_it_let_go_of_the_folder_is_gone_on_from(
+    train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after_step(N_EPOCHS * STEPS_PER_EPOCH, send(signal.SIGINT))
-    assert train("--epochs", "3") == 0
+    lock = loop.run_lock
+
+    @contextmanager
+    def lock_that_was_waited_for(folder: Path) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "run_lock", lock)
+            assert train("--epochs", "2") == 0  # the other process
+        with lock(folder):
+            yield
+
+    assert train("--epochs", "1") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run_lock", lock_that_was_waited_for)
+        assert train("--epochs", "3") == 0
+    assert [start["epoch"] for start in read_record(run_dir)["starts"]] == [0, 1, 2]
     same()
 
 
-@pytest.mark.parametrize("place", ["pictures", "save_model", "_save"])
+def test_what_a_killed_process_had_half_written_is_removed(train: Callable, same: Callable, run_dir: Path) -> None:
+    run_dir.mkdir()
+    (run_dir / ".config.json-1234").write_text('{"conf')
+    assert train("--epochs", "1") == 0
+    (run_dir / ".last.pt-abcd").write_bytes(b"PK")
+    (run_dir / ".mine").write_text("foreign")
+    assert train("--epochs", "3") == 0
+    assert {file.name for file in run_dir.iterdir() if file.name.startswith(".")} == {".lock", ".mine"}
+    same()
+
+
+@pytest.mark.parametrize("place", ["epoch", "save_model", "_save"])
 def test_killed_between_logging_an_epoch_and_saving_it(
     train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     assert train("--epochs", "1") == 0
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(RunLog if place == "pictures" else loop, place, die)
+        patch.setattr(RunLog if place == "epoch" else loop, place, die)
         train("--epochs", "3")
-    assert len((run_dir / "metrics.csv").read_text().splitlines()) == 3  # header and a row that is too early
+    n_rows = {"epoch": 1}.get(place, 2)  # after the header; the second is too early
+    assert len((run_dir / "metrics.csv").read_text().splitlines()) == 1 + n_rows
+    assert len((run_dir / "firing_rates.csv").read_text().splitlines()) == 1 + 2 * 2  # the same of each stage
     assert position(run_dir) == (1, 0)
     assert train("--epochs", "3") == 0
     same()

@@ -66,6 +66,6 @@ def test_fit_gives_the_handlers_back(
     if end == "stopped":
         after_step(1, lambda: (during.append(handlers()), os.kill(os.getpid(), signal.SIGTERM)))
     if end == "failed":
-        monkeypatch.setattr(loop, "evaluate_reconstruction", lambda *_: float("nan"))
+        monkeypatch.setattr(loop, "evaluate_reconstruction", lambda *_, **__: float("nan"))
     assert train("--epochs", "1") == {"finished": 0, "stopped": 143, "failed": 2}[end]
     assert handlers() == before and during[0] != before

@@ -1,0 +1,265 @@
+"""Kill training with SIGKILL at random moments, resume it each time, and compare with a run that nothing disturbed.
+
+    python -m benchmarks.crashes --kills 25
+
+Every second kill waits until a checkpoint is being written. Prints one line a kill, then how many recovered, what was
+lost and whether the finished runs are the same, bit for bit. Takes a minute. The folder decides which disk is tried.
+"""
+
+import csv
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+import train
+from cli import parse_arguments, run_program
+from errors import UserError
+from files import temporary_prefix
+from models.checkpoint import MODEL_FILE
+from training import loop
+from training.config import Config
+from training.log import IMAGES_FOLDER, METRICS_FILE, RATES_FILE
+from training.state import STATE_FILE, load_state
+
+STEPS_PER_EPOCH = 31
+# Thirty batches of 5 and one of 3, mirrored at random: every kind of randomness and of batch is in them.
+SIZE = ("--train-images", "153", "--batch-size", "5", "--no-drop-last", "--n-steps", "2", "--latent-dim", "16")
+RUN = ("--dataset", "digits", *SIZE, "--horizontal-flip", "--mmd-weight", "0.5", "--device", "cpu")
+N_TESTED = 40  # so that most of an epoch is training
+TIMES = ("images_per_second", "seconds", "peak_memory_bytes")
+PART_OF_THE_RUN = 0.8  # in which the kills fall; the rest is for what they make the run repeat too little of
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: what was going on, and what was lost.
+
+    Attributes:
+        while_writing: it left a half-written checkpoint behind.
+        trained: steps that the process had finished.
+        lost: of these, the steps that are to be repeated.
+        unsaved_seconds: from the last checkpoint to the end of the last step but one that was lost, when no
+            checkpoint was due yet: never more than the interval.
+    """
+
+    while_writing: bool
+    trained: int
+    lost: int
+    unsaved_seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """The kills, and the names of what differs between the killed run and the undisturbed one."""
+
+    kills: tuple[Kill, ...]
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Kill and resume."""
+
+    kills: int = 25
+    """how often"""
+    interval: float = 0.1
+    """seconds between checkpoints"""
+    folder: Path | None = None
+    """where the runs go, for another disk than that of temporary files; deleted at the end"""
+    seed: int = 0
+    """of the moments"""
+
+
+def what_lasts(folder: Path) -> dict[str, Any]:
+    """What a run leaves and interruptions must not change: weights, logs without times, pictures."""
+    weights = {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / MODEL_FILE).items()}
+    with (folder / METRICS_FILE).open(newline="") as file:
+        metrics = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+    images = {file.name: file.read_bytes() for file in sorted((folder / IMAGES_FOLDER).iterdir())}
+    rates = folder / RATES_FILE  # an ANN has none
+    text = rates.read_text() if rates.exists() else ""
+    return {"weights": weights, "metrics": metrics, "images": images, "rates": text}
+
+
+class Trainer:
+    """Processes that train one run, each with a trace of its steps."""
+
+    def __init__(self, folder: Path, flags: tuple[str, ...]) -> None:
+        self.folder, self.flags = folder, (*RUN, *flags, "--runs-dir", str(folder.parent), "--name", folder.name)
+        self.trace = folder.with_suffix(".trace")
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["train"])  # PyTorch is imported once
+
+    def start(self) -> BaseProcess:
+        """A process that is about to take its first step.
+
+        Raises:
+            UserError: it ended before.
+        """
+        self.trace.write_text("")
+        process = self.context.Process(target=_train, args=(self.flags, self.trace))
+        process.start()
+        while not self.trace.read_text():
+            if process.exitcode is not None:
+                raise UserError(f"training in {self.folder} did not start: exit code {process.exitcode}")
+            time.sleep(0.01)
+        return process
+
+    def steps(self) -> list[tuple[float, float]]:
+        """Start and end of every step that the last process finished, in seconds since 1970."""
+        _, *lines = self.trace.read_text().splitlines()
+        return [tuple(map(float, line.split())) for line in lines]
+
+    def position(self) -> int:
+        """Steps that are saved, all in all.
+
+        Raises:
+            UserError: a damaged checkpoint.
+        """
+        file = self.folder / STATE_FILE
+        if not file.exists():
+            return 0
+        state = load_state(file)
+        return state.epoch * STEPS_PER_EPOCH + state.step
+
+    def is_saving(self) -> bool:
+        return any(self.folder.glob(temporary_prefix(STATE_FILE) + "*"))
+
+    def finish(self) -> float:
+        """Train to the end; seconds from the first step on.
+
+        Raises:
+            UserError: another exit code than 0.
+        """
+        process = self.start()
+        started = time.time()
+        process.join()
+        if process.exitcode:
+            raise UserError(f"training in {self.folder} ended with exit code {process.exitcode}")
+        return time.time() - started
+
+
+def _train(flags: tuple[str, ...], trace: Path) -> None:
+    """train.py in a process of its own: a line in `trace` when it starts and after every step."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which would outlive the process
+    file = os.open(trace, os.O_WRONLY | os.O_APPEND)
+    prepare, start_run, step = loop.prepare, loop.start_run, loop.training_step
+
+    def prepare_with_few_test_images(config: Config) -> loop.Run:
+        run = prepare(config)
+        run.test_images = run.test_images[:N_TESTED]
+        return run
+
+    def traced_start(*arguments: Any) -> Path:
+        os.write(file, b"start\n")
+        return start_run(*arguments)
+
+    def traced_step(*arguments: Any) -> Any:
+        started = time.time()
+        result = step(*arguments)
+        os.write(file, f"{started} {time.time()}\n".encode())
+        return result
+
+    loop.prepare, loop.start_run, loop.training_step = prepare_with_few_test_images, traced_start, traced_step
+    sys.exit(run_program(train.main, flags))
+
+
+def kill_once(trainer: Trainer, delay: float, while_writing: bool) -> Kill | None:
+    """Start, wait, kill; None where the run finished before."""
+    before = trainer.position()
+    process = trainer.start()
+    time.sleep(delay)
+    while while_writing and process.exitcode is None and not trainer.is_saving():
+        pass
+    process.kill()
+    process.join()
+    if process.exitcode == 0:
+        return None
+    if process.exitcode != -signal.SIGKILL:
+        raise UserError(f"training in {trainer.folder} ended with exit code {process.exitcode}")
+    steps = trainer.steps()
+    lost = len(steps) - (trainer.position() - before)
+    return Kill(trainer.is_saving(), len(steps), lost, _unsaved_seconds(trainer, steps, lost))
+
+
+def _unsaved_seconds(trainer: Trainer, steps: list[tuple[float, float]], lost: int) -> float:
+    if lost < 2:
+        return 0.0
+    state = trainer.folder / STATE_FILE
+    saved = state.stat().st_ctime if state.exists() else 0.0  # when it took its name
+    return steps[-2][1] - max(saved, steps[0][0])
+
+
+def crash(
+    folder: Path, kills: int, interval: float = 0.1, seed: int = 0, tell: Callable[[int, Kill], None] | None = None
+) -> Report:
+    """Train twice below `folder`, once undisturbed and once killed `kills` times; fewer where the run ends before.
+
+    Args:
+        folder: where the runs go.
+        kills: how many.
+        interval: seconds between checkpoints.
+        seed: of the moments.
+        tell: called with the number of a kill and the kill.
+
+    Raises:
+        UserError: a run that did not recover.
+    """
+    moments = random.Random(seed)
+    flags = ("--epochs", str(kills + 2), "--checkpoint-every", str(interval / 60))
+    undisturbed, killed = Trainer(folder / "undisturbed", flags), Trainer(folder / "killed", flags)
+    longest = PART_OF_THE_RUN * undisturbed.finish() / kills
+    done: list[Kill] = []
+    for number in range(kills):
+        kill = kill_once(killed, moments.uniform(0, longest), while_writing=number % 2 == 1)
+        if kill is None:
+            break
+        done.append(kill)
+        if tell:
+            tell(number, kill)
+    killed.finish()
+    ours, theirs = what_lasts(killed.folder), what_lasts(undisturbed.folder)
+    return Report(tuple(done), tuple(name for name in theirs if ours[name] != theirs[name]))
+
+
+def main(argv: list[str]) -> None:
+    """Parse, kill, compare and print."""
+    a = parse_arguments(Arguments, argv, __doc__)
+    if a.kills < 1 or not a.interval >= 0:
+        raise UserError("--kills must be at least 1 and --interval not negative")
+    if a.folder and not a.folder.is_dir():
+        raise UserError(f"no folder {a.folder}: give one on the disk that is to be tried")
+    with tempfile.TemporaryDirectory(dir=a.folder) as folder:
+        report = crash(Path(folder), a.kills, a.interval, a.seed, _tell)
+    kills = report.kills
+    print(f"{len(kills)} kills, all recovered; {sum(kill.while_writing for kill in kills)} while writing a checkpoint")
+    print(
+        f"lost: at most {max(kill.lost for kill in kills)} steps; checkpoints every {a.interval:g} s, "
+        f"at most {max(kill.unsaved_seconds for kill in kills):.3f} s unsaved before the step that was killed"
+    )
+    print(f"finished run: {'differs in ' + ', '.join(report.differences) if report.differences else 'bit-identical'}")
+    if report.differences or len(kills) < a.kills:
+        raise UserError("the killed run is not what it should be, or ended before it was killed often enough")
+
+
+def _tell(number: int, kill: Kill) -> None:
+    writing = ", while a checkpoint was written" if kill.while_writing else ""
+    print(f"kill {number + 1}: after {kill.trained} steps, {kill.lost} lost{writing}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
