@@ -24,8 +24,8 @@ from analysis.command import Experiment, experiment_main
 from analysis.drawing import GREY, KIND_COLORS, new_figure, styled, subject_colors
 from analysis.features import STATISTICS_BATCHES, PixelPCA, RateKind, encoder_rates, untrained_copy
 from analysis.output import Result, describe
+from analysis.published import published
 from analysis.subjects import MODEL_NAMES, Subject
-from analysis.tables import PAPER
 from cli import run_program
 from data import Split, load_split
 from errors import UserError
@@ -150,7 +150,7 @@ def with_verdict(table: pd.DataFrame, n_test: int) -> pd.DataFrame:
 
 def paper_table3(dataset: str) -> dict[str, float]:
     """The paper's accuracies in percent on a data set, by model."""
-    table = pd.read_csv(PAPER / "table3.csv")
+    table = published("table3")
     return dict(table[table["dataset"] == dataset][["model", "accuracy_percent"]].itertuples(index=False))
 
 
