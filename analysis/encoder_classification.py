@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from analysis.classifier import Accuracy, Activation, Labelled, Recipe, train_classifier
 from analysis.command import Experiment, experiment_main
-from analysis.drawing import GREY, KIND_COLORS, new_figure, styled, subject_colors
+from analysis.drawing import GREY, KIND_COLORS, legend_below, new_figure, styled, subject_colors
 from analysis.features import STATISTICS_BATCHES, PixelPCA, RateKind, encoder_rates, untrained_copy
 from analysis.output import Result, describe
 from analysis.published import published
@@ -77,8 +77,8 @@ class EncoderClassification(Experiment):
         rows = [self._row(*entry, splits) for entry in self._features(subjects, splits)]
         table = with_verdict(pd.DataFrame(rows), len(splits[1].labels))
         record = describe(self.protocol(splits), subjects, self.settings(), paper=paper_table3(subjects[0].dataset))
-        colors = subject_colors(subjects)
-        return Result(record, table, {"": draw(table, colors, record["paper"])})
+        size = f"{subjects[0].dataset}: {len(splits[0].labels):,} images, {self.epochs} epochs for each classifier"
+        return Result(record, table, {"": draw(table, subject_colors(subjects), record["paper"], size)})
 
     def _load(self, subject: Subject, split: str) -> Split:
         """A split with labels, its images and labels on the subject's device; `n_images` limits both splits."""
@@ -155,9 +155,18 @@ def paper_table3(dataset: str) -> dict[str, float]:
 
 
 @styled
-def draw(table: pd.DataFrame, colors: dict[str, tuple[float, float, float]], paper: dict[str, float]) -> Figure:
-    """A bar per row with its deviation, the untrained control pale; the paper's accuracies as dashed lines."""
-    figure, ((axis,),) = new_figure(6.5, 0.45 * len(table) + 1.3)
+def draw(
+    table: pd.DataFrame, colors: dict[str, tuple[float, float, float]], paper: dict[str, float], size: str
+) -> Figure:
+    """A bar per row with its deviation, the untrained control pale; the paper's accuracies as dashed lines.
+
+    Args:
+        table: of `EncoderClassification.measure`.
+        colors: by label of the model.
+        paper: accuracy in percent by model.
+        size: data set and training of the classifiers, in words.
+    """
+    figure, ((axis,),) = new_figure(6.5, 0.45 * len(table) + 1.6)
     for place, row in enumerate(table.itertuples()):
         alpha = 0.4 if row.features == UNTRAINED else 1.0
         error = None if np.isnan(row.deviation) else row.deviation
@@ -168,10 +177,13 @@ def draw(table: pd.DataFrame, colors: dict[str, tuple[float, float, float]], pap
     axis.invert_yaxis()
     kinds = {name: kind for kind, name in MODEL_NAMES.items()}
     for model, accuracy in paper.items():
-        axis.axvline(accuracy, color=KIND_COLORS[kinds[model]], ls="--", lw=1, label=f"{model}, paper's full training")
+        axis.axvline(
+            accuracy, color=KIND_COLORS[kinds[model]], ls="--", lw=1, label=f"{model} in the paper, fully trained"
+        )
     axis.set_xlabel("test accuracy [%]")
+    axis.set_title(size)
     if paper:
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(paper))
+        legend_below(figure, axis)
     return figure
 
 

@@ -23,7 +23,7 @@ from analysis.command import Experiment, experiment_main
 from analysis.drawing import new_figure, styled, subject_colors
 from analysis.operations import PICOJOULE_PER_AC, PICOJOULE_PER_MAC, Operations, count_operations, energy
 from analysis.output import Result, describe
-from analysis.subjects import Subject
+from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from data import batches
 from neurons import LIF, set_backend
@@ -50,21 +50,22 @@ class SpikeOperations(Experiment):
         images = self.load_images(subjects)
         counts = {(s.label, stage): count(s, stage, images, self.seed) for s in subjects for stage in STAGES}
         constants = {"picojoule_per_mac": PICOJOULE_PER_MAC, "picojoule_per_ac": PICOJOULE_PER_AC}
+        part = part_of_test_split(subjects[0].dataset, len(images))
         record = describe(
-            protocol(subjects[0].dataset, len(images)),
+            protocol(subjects[0].dataset, part),
             subjects,
             self.settings(),
             energy_constants=constants,
             parameters_of_both_stages={s.label: parameters_of(counts, s.label) for s in subjects},
         )
         table = to_table(counts)
-        return Result(record, table, {"": draw(table, subject_colors(subjects))})
+        return Result(record, table, {"": draw(table, subject_colors(subjects), f"{subjects[0].dataset}, {part}")})
 
 
-def protocol(dataset: str, n_images: int) -> str:
+def protocol(dataset: str, part: str) -> str:
     """In words."""
     return (
-        f"per image, mean over the first {n_images} test images of {dataset} (reconstruction: encode, draw z, decode) "
+        f"per image, mean over test images of {dataset}, {part} (reconstruction: encode, draw z, decode) "
         f"or over as many samples (generation); accumulates: synaptic operations, one per spike and output that it "
         "reaches; macs: the same of real-valued inputs; dense_operations: if no input were silent, padding left out; "
         f"energy: {PICOJOULE_PER_MAC} pJ per multiply-accumulate and {PICOJOULE_PER_AC} pJ per accumulate (45 nm, "
@@ -124,8 +125,14 @@ def to_table(counts: Counts) -> pd.DataFrame:
 
 
 @styled
-def draw(table: pd.DataFrame, colors: dict[str, tuple[float, float, float]]) -> Figure:
-    """Left the energy of each model and stage, multiply-accumulates hatched; right the firing rates by layer."""
+def draw(table: pd.DataFrame, colors: dict[str, tuple[float, float, float]], images: str) -> Figure:
+    """Left the energy of each model and stage, multiply-accumulates hatched; right the firing rates by layer.
+
+    Args:
+        table: of `to_table`.
+        colors: by label of the model.
+        images: that it was measured on, in words.
+    """
     sums, layers = table[table["layer"] == SUM], table[table["layer"] != SUM]
     height = 0.22 * max(2 * len(sums), layers["layer"].nunique()) + 1.6
     figure, ((bars, rates),) = new_figure(10, height, 1, 2)
@@ -138,7 +145,7 @@ def draw(table: pd.DataFrame, colors: dict[str, tuple[float, float, float]]) -> 
     bars.invert_yaxis()
     bars.set_xlim(0, 1.15 * sums["energy_microjoule"].max())
     bars.set_xlabel("energy of synapses [µJ per image]")
-    bars.set_title("hatched: multiply-accumulates")
+    bars.set_title(f"{images}; hatched: multiply-accumulates")
     _draw_rates(rates, layers[layers["stage"] == STAGES[0]].dropna(subset="firing_rate"), colors)
     return figure
 
@@ -152,7 +159,7 @@ def _draw_rates(axis: Axes, layers: pd.DataFrame, colors: dict[str, tuple[float,
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlim(0)
-    axis.set_xlabel("firing rate in reconstruction [spikes per neuron and step]")
+    axis.set_xlabel("firing rate in reconstruction [spikes per step]")
     if names:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
