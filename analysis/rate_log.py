@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.drawing import new_figure, styled
 from analysis.rate_histograms import Histogram, as_shares
@@ -63,5 +64,5 @@ def draw_epochs(models: Mapping[str, Epochs]) -> Figure:
         axes[-1, column].set_xlabel("firing rate [spikes per step]")
     for axis in axes[:, 0]:
         axis.set_ylabel("share of units")
-    figure.colorbar(colors, ax=axes, label="epoch", shrink=0.6)
+    figure.colorbar(colors, ax=axes, label="epoch", shrink=0.6, ticks=MaxNLocator(integer=True))
     return figure
