@@ -20,7 +20,7 @@ from files import write_atomically
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; red and blue as in the paper's Fig. 5.
 KIND_COLORS = {"esvae": "#D55E00", "fsvae": "#0072B2", "taid": "#009E73", "ann_vae": "#CC79A7"}
-GREY, OTHER_COLORS = "#666666", ("#E69F00", "#56B4E9", "#F0E442", "#000000")
+GREY = "#666666"
 STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.grid": True,

@@ -94,7 +94,7 @@ def draw_rasters(rasters: Mapping[tuple[str, str], Tensor], subjects: list[Subje
     figure, axes = new_figure(9, 0.5 + 1.2 * len(subjects), len(subjects), len(STAGES), sharex=True, sharey=True)
     for row, (label, color) in zip(axes, subject_colors(subjects).items(), strict=True):
         for axis, stage in zip(row, STAGES, strict=True):
-            z = rasters[label, stage].cpu()
+            z = rasters[label, stage].cpu().numpy()
             axis.imshow(
                 z, cmap=ListedColormap(["white", color]), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
             )

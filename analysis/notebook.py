@@ -67,7 +67,7 @@ def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, 
     except UserError as error:
         print(f"measuring now: {error}")
         return None
-    if [s["sha256"] for s in record["subjects"]] != [s.describe()["sha256"] for s in subjects]:
+    if {s["sha256"] for s in record["subjects"]} != {s.describe()["sha256"] for s in subjects}:
         print(f"measuring now: {RESULTS}/{name}.json is of other weights")
         return None
     return record, table, stored_pictures(RESULTS, name)
