@@ -230,13 +230,15 @@ def uninterrupted(tmp_path: Path) -> Callable[[int], Path]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_that_is_asked_to_stop_can_be_continued(
-    number: int, tmp_path: Path, uninterrupted: Callable[[int], Path]
+    number: int, tmp_path: Path, uninterrupted: Callable[[int], Path], capsys: pytest.CaptureFixture
 ) -> None:
     where = ["--runs-dir", str(tmp_path), "--name", "run"]
     running = process(*FLAGS, *where, "--epochs", "1000")
     try:
         while not (line := running.stdout.readline()).startswith("epoch"):
             assert line, running.stderr.read()
+        assert run_program(train.main, [*FLAGS, *where, "--epochs", "1000"]) == 2
+        assert "another process is training in" in capsys.readouterr().err
         running.send_signal(number)
         asked = time.monotonic()
         _, error = running.communicate(timeout=300)
