@@ -2,9 +2,9 @@
 
     python -m benchmarks.termination --after 5 20 60 -- --dataset celeba --train-images 640
 
-Each time a process of train.py, with the flags after `--`, is asked to stop so many seconds after it has begun to train;
-the next one goes on from there. Prints what it said, its exit code, the seconds until it had ended and, for a machine
-with other work to do, the seconds of processor time that this took. Runs go into a temporary folder.
+Each time a process of train.py, with the flags after `--`, is asked to stop so many seconds after it has begun to
+train; the next one goes on from there. Prints its exit code, the seconds until it had ended and, for a machine that has
+other work to do, the seconds of processor time that this took, and what it said. Runs go into a temporary folder.
 """
 
 import os
