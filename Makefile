@@ -1,5 +1,6 @@
 # make demo    train, evaluate and draw on the embedded data set
 # make test    lint and the whole test suite
+# make report  execute the notebooks on the best checkpoints there are, as web pages: report/index.html
 # make test-slow    the tests that take minutes: training killed at 25 random moments
 # make test-gpu, make bench-gpu    the tests that need a GPU; tdBN and LIF of every layer and whole training steps, timed on it
 # PYTHON, VENV and REQUIREMENTS may be set: make test VENV=/tmp/venv PYTHON=python3.12
@@ -8,7 +9,7 @@ VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-gpu bench-gpu setup
+.PHONY: demo test test-slow report test-gpu bench-gpu setup
 
 setup: $(VENV)/.installed
 
@@ -26,6 +27,9 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+report: setup
+	$(BIN)/python -m analysis.report
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

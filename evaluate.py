@@ -7,8 +7,8 @@
 Prints each metric with its protocol, beside the paper's rows and baselines; writes evaluation.json and picture grids
 into the run folder (for a file: into runs/evaluation-<name>/).
 
-Metrics, described in docs/metrics.md: `reconstruction` of the test split; `fad`, `fid`, `inception_score` as the
-released program computes them; `fad_eval`, FAD in evaluation mode; `fid_10k_test`, `fid_50k_test`, `fid_10k_train`,
+Metrics, described in docs/metrics.md: `reconstruction` of the test split; `fad`, `fid`, `inception_score` (or `is`) as
+the released program computes them; `fad_eval`, FAD in evaluation mode; `fid_10k_test`, `fid_50k_test`, `fid_10k_train`,
 `fid_50k_train`, `inception_score_standard`.
 """
 
@@ -19,9 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
+from analysis.comparison import comparison, metric_lines
 from analysis.evaluation import Evaluation, evaluate, output_folder, save_pictures
+from analysis.formats import as_text
 from analysis.generation import Files, evaluate_images, parse_metrics
-from analysis.tables import as_text, comparison, metric_lines
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json

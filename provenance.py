@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+WRITTEN = ("results", "pretrained")  # folders of what programs write: a row's result makes no other row's code differ
 PACKAGES = ("torch", "torchvision", "spikingjelly", "numpy")
 
 
@@ -24,10 +25,20 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Commit of the working tree, with `-dirty` after it where files differ; None outside a checkout."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    """Commit of the working tree, with `-dirty` after it where files differ that no program writes, or None."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{folder}" for folder in WRITTEN))
+    return commit + ("-dirty" if changed else "")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git answers, None where it has no answer."""
     try:
-        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        answer = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()

@@ -4,6 +4,7 @@
     python reproduce.py esvae-cifar10              # one row, to its full budget
     python reproduce.py --minutes 600              # all rows in order, as far as ten hours go
     python reproduce.py esvae-mnist --epochs 2     # a reduced run, labelled reduced everywhere
+    python reproduce.py --evaluate esvae-mnist     # measure the released weights again, after a change to a metric
 
 Each row trains in runs/<name> (going on where it stopped), is evaluated, and leaves results/<name>.json and
 pretrained/<name>.safetensors with its card.
@@ -16,9 +17,10 @@ from typing import Annotated
 
 import tyro
 
-from analysis.experiments import Places, read_experiments, status_table
+from analysis.experiments import Experiments, Places, is_done, read_experiments, status_table
+from analysis.formats import as_text
+from analysis.release import remeasure
 from analysis.reproduction import reproduce
-from analysis.tables import as_text
 from cli import parse_arguments, run_program
 from errors import UserError
 from training.device import keep_freed_memory
@@ -32,6 +34,8 @@ class Arguments:
     """rows to run"""
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """show every row with its status and an estimate of the hours left"""
+    evaluate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """measure released weights again (of all rows with a result, if none is named) and train nothing"""
     minutes: float | None = None
     """run rows in order (all, if none is named) and stop after so many minutes, with the state saved"""
     epochs: int | None = None
@@ -47,6 +51,9 @@ def main(argv: list[str]) -> None:
     if arguments.list:
         print(as_text(status_table(experiments, places)))
         return
+    if arguments.evaluate:
+        _evaluate(arguments, experiments, places)
+        return
     if not arguments.names and arguments.minutes is None:
         raise UserError("name the rows to run, or give --minutes to run all in order; --list shows them")
     if arguments.minutes is not None and not arguments.minutes >= 0:
@@ -59,6 +66,16 @@ def main(argv: list[str]) -> None:
     failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device)
     if failed:
         raise UserError(f"rows failed: {', '.join(failed)}; results/<name>.json says why")
+
+
+def _evaluate(arguments: Arguments, experiments: Experiments, places: Places) -> None:
+    if arguments.minutes is not None or arguments.epochs is not None:
+        raise UserError("--evaluate trains nothing: leave --minutes and --epochs out")
+    keep_freed_memory()
+    rows = experiments.select(arguments.names)
+    for row in rows if arguments.names else [row for row in rows if is_done(row, places)]:
+        print(f"== {row.name}", flush=True)
+        remeasure(row, places, arguments.device)
 
 
 if __name__ == "__main__":

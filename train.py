@@ -34,15 +34,15 @@ class Arguments:
 
 
 def parse(argv: list[str]) -> Arguments:
-    """--dataset, --model and --variant choose the preset; every other flag changes one field of it."""
+    """--dataset, --model, --variant and --recipe choose the preset; every other flag changes one field of it."""
     choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag, default in (("dataset", "cifar10"), ("model", "esvae"), ("variant", "paper")):
+    for flag, default in (("dataset", "cifar10"), ("model", "esvae"), ("variant", "paper"), ("recipe", "paper")):
         choice.add_argument(f"--{flag}", default=default)
     try:
         chosen, _ = choice.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; --help shows every flag") from error
-    default = Arguments(preset(chosen.dataset, chosen.model, chosen.variant))
+    default = Arguments(preset(chosen.dataset, chosen.model, chosen.variant, chosen.recipe))
     return parse_arguments(Arguments, argv, __doc__, default=default)
 
 

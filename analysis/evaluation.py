@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis.generation import NO_FILES, Files, prepare_metrics, sample_images
-from data import DATASETS, load_split, to_unit_range
+from analysis.subjects import dataset_of, part_of_test_split
+from data import load_split, to_unit_range
 from errors import UserError
 from metrics import eight_bit_loss, evaluate_reconstruction, mean_image_loss
 from models import load_model, read_metadata
@@ -17,7 +18,6 @@ from provenance import provenance
 from training.device import resolve_backend, resolve_device
 from training.log import interleave_rows, save_grid
 
-TEST_IMAGES = {"digits": 297, "mnist": 10_000, "fashion_mnist": 10_000, "cifar10": 10_000, "celeba": 19_962}
 N_SHOWN = 32
 
 
@@ -77,7 +77,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     model = load_model(request.checkpoint, str(device))
     set_backend(model, resolve_backend(request.backend, device))
     run = read_metadata(request.checkpoint)["run"]
-    dataset = _dataset(request, run, model)
+    dataset = dataset_of(request.checkpoint, run, model.config, request.dataset)
     scorers, left_out = prepare_metrics(
         request.metrics, dataset, replace(request.files, data_dir=request.data_dir), device
     )
@@ -119,18 +119,8 @@ def _reconstruct(
     return record, draw(model, test, request.seed)
 
 
-def _dataset(request: Evaluation, run: dict[str, Any], model: nn.Module) -> str:
-    dataset = request.dataset or (run.get("config") or {}).get("dataset")
-    if dataset is None:
-        raise UserError(f"{request.checkpoint} does not say what it was trained on; give --dataset")
-    if dataset not in DATASETS:
-        raise UserError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
-    DATASETS[dataset].check_images_of(request.checkpoint, model.config.image_channels, model.config.image_size)
-    return dataset
-
-
 def _reconstruction(loss: float, dataset: str, test: Tensor) -> dict[str, Any]:
-    part = "whole test split" if len(test) == TEST_IMAGES[dataset] else f"{len(test)} of {TEST_IMAGES[dataset]} images"
+    part = part_of_test_split(dataset, len(test))
     return {
         "value": loss,
         "protocol": f"mean squared error per value on [-1, 1], posterior sampled, {part}",

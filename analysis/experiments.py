@@ -26,7 +26,7 @@ class Row:
 
     Attributes:
         name: of the row, its run folder, its result and its weights.
-        dataset, model, variant: the preset.
+        dataset, model, variant, recipe: the preset.
         epochs: the full budget.
         feeds: tables and figures that need it.
         seed: of the run.
@@ -41,16 +41,18 @@ class Row:
     model: str = "esvae"
     variant: str = "paper"
     seed: int = 42
+    recipe: str = "paper"
     label: str = "paper's recipe"
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def config(self, epochs: int | None = None, **runtime: Any) -> Config:
         """The run's configuration; `runtime` sets fields such as device and runs_dir."""
-        config = replace(preset(self.dataset, self.model, self.variant), seed=self.seed, epochs=epochs or self.epochs)
+        base = preset(self.dataset, self.model, self.variant, self.recipe)
+        config = replace(base, seed=self.seed, epochs=epochs or self.epochs)
         # A reduced run grows into the full one, unless the training schedule depends on the total.
+        config = replace(config, **self.overrides, **runtime)
         reduced = config.schedule_needs_epochs and config.epochs != self.epochs
-        name = f"{self.name}-of-{config.epochs}-epochs" if reduced else self.name
-        return replace(config, name=name, **self.overrides, **runtime)
+        return replace(config, name=f"{self.name}-of-{config.epochs}-epochs" if reduced else self.name)
 
     @property
     def n_images(self) -> int:
@@ -137,6 +139,11 @@ def read_result(row: Row, places: Places) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
         raise UserError(f"{file} is damaged ({error}); remove it to run the row again") from error
     return record
+
+
+def is_done(row: Row, places: Places) -> bool:
+    """Whether the row has a result with numbers, at whatever budget."""
+    return (read_result(row, places) or {}).get("status") == "done"
 
 
 def status_table(experiments: Experiments, places: Places) -> pd.DataFrame:

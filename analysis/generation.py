@@ -31,6 +31,7 @@ FID_PROTOCOLS = {
     "fid_10k_train": ("standard", 10_000, "train"),
     "fid_50k_train": ("standard", 50_000, "train"),
 }
+SHORT_NAMES = {"is": "inception_score"}
 METRICS = ("reconstruction", *FAD_PROTOCOLS, *FID_PROTOCOLS, "inception_score", "inception_score_standard")
 
 Metric = FadMetric | FidMetric | InceptionScore
@@ -57,12 +58,13 @@ NO_FILES = Files()
 
 
 def parse_metrics(names: str) -> tuple[str, ...]:
-    """Names separated by commas, each once.
+    """Names separated by commas, each once; `is` stands for inception_score.
 
     Raises:
         UserError: an unknown one, or none.
     """
-    parsed = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
+    given = [name.strip() for name in names.split(",")]
+    parsed = tuple(dict.fromkeys(SHORT_NAMES.get(name, name) for name in given))
     unknown = [name for name in parsed if name not in METRICS]
     if unknown:
         raise UserError(f"unknown metric {', '.join(map(repr, unknown))}; choose from {','.join(METRICS)}")

@@ -1,69 +1,107 @@
-"""Tables: our numbers beside the paper's."""
+"""Turn results/ into the paper's tables, and put them into docs/results.md.
 
+    python -m analysis.tables
+
+Writes results/tables/<table>.csv (all digits), .md and .tex, and renews what stands between the markers
+`<!-- begin NAME -->` and `<!-- end NAME -->` of docs/results.md; the words around them are written by hand. It measures
+nothing: `reproduce.py` makes the results. Takes seconds.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from analysis.generation import METRICS as MEASURED
-
-PAPER = Path(__file__).parent / "paper"
-METRICS = ("reconstruction_loss", "inception_score", "fid", "fad")
-EVERY_METRIC = ("reconstruction_loss", *MEASURED)
-
-
-def paper_table1(dataset: str) -> pd.DataFrame:
-    """The rows of the paper's Table I on a data set (none for `digits`): model, four metrics, source."""
-    table = pd.read_csv(PAPER / "table1.csv")
-    return table[table["dataset"] == dataset].drop(columns=["dataset", "type"])
-
-
-def comparison(record: dict[str, Any]) -> pd.DataFrame:
-    """An evaluation record's metrics above its baselines and the paper's rows."""
-    measured = {metric: record[metric]["value"] for metric in METRICS if metric in record}
-    rows = [{"model": _name(record), "source": "this run"} | measured]
-    for baseline, loss in record["baselines"].items():
-        rows.append({"model": baseline, "source": "baseline, measured", "reconstruction_loss": loss})
-    real = {metric: record[metric]["training_images"]["value"] for metric in measured if _has_real(record[metric])}
-    if real:
-        rows.append({"model": "real training images", "source": "baseline"} | real)
-    table = pd.concat([pd.DataFrame(rows), paper_table1(record["dataset"])], ignore_index=True)
-    return table.reindex(columns=["model", *METRICS, "source"])
+from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
+from analysis.experiments import Places, read_experiments
+from analysis.formats import as_latex
+from analysis.layout import latex_layout, markdown_layout
+from analysis.run_list import run_list
+from analysis.table1 import HEADINGS, table1
+from analysis.trial_tables import recipe_table, switch_table
+from cli import parse_arguments, run_program
+from errors import UserError
+from files import write_atomically
 
 
-def _name(record: dict[str, Any]) -> str:
-    if "images" in record:
-        return Path(record["images"]).name
-    config = record["config"] or {}
-    return f"{record['model']['model']} ({config.get('variant', 'unknown variant')}), {record['epochs']} epochs"
+@dataclass(frozen=True)
+class Arguments:
+    """Turn results into tables."""
+
+    results: Path = Path("results")
+    """folder of the results; tables go to its folder `tables`"""
+    document: Path = Path("docs/results.md")
+    """page whose marked sections are renewed"""
 
 
-def _has_real(measured: dict[str, Any]) -> bool:
-    return measured.get("training_images") is not None
+def main(argv: list[str]) -> None:
+    """Read, write, and print what was written."""
+    a = parse_arguments(Arguments, argv, __doc__)
+    files = make(a.results)
+    page = renewed(_read(a.document), sections(files), a.document)
+    for name, content in files.items():
+        write_atomically(a.results / "tables" / name, content.encode())
+        print(a.results / "tables" / name)
+    write_atomically(a.document, page.encode())
+    print(a.document)
 
 
-def metric_lines(record: dict[str, Any]) -> list[str]:
-    """Each number with its protocol and what real images score; then what was left out, and why."""
-    lines = [_metric_line(name, record[name]) for name in EVERY_METRIC if name in record]
-    if "lif_backend" in record:
-        lines.append(f"{record['epoch_rule']}; LIF backend {record['lif_backend']}")
-    return lines + [f"{name} left out: {reason}" for name, reason in record["left_out"].items()]
+def make(results: Path) -> dict[str, str]:
+    """Every table in every format, by file name.
+
+    Raises:
+        UserError: results that are damaged or do not fit each other.
+    """
+    experiments, places = read_experiments(), Places(results=results)
+    files = in_every_format("table1", table1(experiments, places), HEADINGS)
+    for table in (TABLE2, TABLE3):
+        lines = experiment_table(table, experiments, places)
+        files |= in_every_format(table.name, lines, table.headings)
+    return files | {
+        "runs.md": run_list(experiments, places),
+        "recipe_search.md": recipe_table(results / "recipe_search.csv"),
+        "variant_switches.md": switch_table(results / "variant_switches.csv"),
+    }
 
 
-def _metric_line(name: str, measured: dict[str, Any]) -> str:
-    line = f"{name} {measured['value']:.6f}: {measured['protocol']}"
-    if measured["feature_network"] is None:
-        return line
-    split = f", {measured['split']} split" if measured["split"] else ""
-    line += f"; n = {measured['n_images']}{split}; {measured['feature_network']}"
-    if "training_images" not in measured:
-        return line
-    real = measured["training_images"]
-    if real is None:
-        return line + "; real training images: not known, the data set is not at hand"
-    return line + f"; real training images score {real['value']:.4f} (n = {real['n_images']}, {real['source']})"
+def in_every_format(name: str, table: pd.DataFrame, headings: Mapping[str, str]) -> dict[str, str]:
+    """<name>.csv with all digits, .md and .tex as a reader sees it."""
+    return {
+        f"{name}.csv": table.to_csv(index=False, float_format="%.6g"),
+        f"{name}.md": markdown_layout(table, headings),
+        f"{name}.tex": as_latex(latex_layout(table, headings), left=3),
+    }
 
 
-def as_text(table: pd.DataFrame) -> str:
-    """Fixed-width text, empty cells as '-'."""
-    return table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}")
+def sections(files: Mapping[str, str]) -> dict[str, str]:
+    """What stands between the page's markers, by their name: the Markdown files."""
+    return {Path(name).stem: content for name, content in files.items() if name.endswith(".md")}
+
+
+def renewed(page: str, sections: Mapping[str, str], name: Path) -> str:
+    """The page with what stands between the markers of each section replaced.
+
+    Raises:
+        UserError: a section that the page has not got exactly once.
+    """
+    for section, content in sections.items():
+        begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
+        pattern = re.compile(f"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", flags=re.DOTALL)
+        page, count = pattern.subn(lambda _, content=content: f"\n{content}\n", page)
+        if count != 1:
+            raise UserError(f"{name} must have a line {begin} with a line {end} below it once, not {count} times")
+    return page
+
+
+def _read(document: Path) -> str:
+    try:
+        return document.read_text()
+    except OSError as error:
+        raise UserError(f"cannot read {document}: {error.strerror}; --document names the page") from error
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

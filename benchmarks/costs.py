@@ -22,21 +22,20 @@ TAID's attention.
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from models import ModelConfig, build_model
 from models.backbone import MembraneReadout
+from models.tracing import SynapseCall, SynapseTrace
 from neurons import LIF
 
 Mode = Literal["train", "sample"]
 
 COUNTED_IMAGES = 2  # batch statistics need more than one
-SYNAPSES = (F.conv2d, F.conv_transpose2d, F.linear)
 ADAMW_PASSES = 7  # reads weight, gradient and two moments, writes weight and moments
 
 
@@ -106,15 +105,13 @@ def _merge(records: list[LayerCost]) -> LayerCost:
     return LayerCost(records[0].name, runs, records[0].input, records[0].output, cost)
 
 
-class _Recorder(TorchFunctionMode):
-    """Collects a record per call of a synapse, a LIF or a sum over time. Blocks call synapses as functions."""
+class _Recorder:
+    """Collects a record per call of a synapse, a LIF or a sum over time."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
         self.model = model
         self.records: list[LayerCost] = []
         self.weights: dict[str, Tensor] = {}
-        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         for name, module in model.named_modules():
             if isinstance(module, LIF):
                 module.register_forward_hook(self._lif_hook(name))
@@ -125,21 +122,15 @@ class _Recorder(TorchFunctionMode):
         """One forward pass of the model, or one sampling."""
         size, noise = self.model.config.image_size, Generator().manual_seed(0)
         images = torch.zeros(COUNTED_IMAGES, self.model.config.image_channels, size, size)
-        with self, torch.set_grad_enabled(mode == "train"):
+        with SynapseTrace(self.model, self._synapse), torch.set_grad_enabled(mode == "train"):
             self.model(images, generator=noise) if mode == "train" else self.model.sample(COUNTED_IMAGES, noise)
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in SYNAPSES:
-            self._synapse(func, *args[:2], out)
-        return out
-
-    def _synapse(self, func: Callable, x: Tensor, weight: Tensor, y: Tensor) -> None:
-        name = self.names[id(weight)].removesuffix(".weight").removesuffix(".synapse")
-        self.weights[name] = weight
-        outer = x if func is F.conv_transpose2d else y  # weight[0] meets each of its values once
+    def _synapse(self, call: SynapseCall) -> None:
+        x, weight, y = call.input, call.weight, call.output
+        self.weights[call.name] = weight
+        outer = x if call.function is F.conv_transpose2d else y  # weight[0] meets each of its values once
         cost = _synapse_cost(x, weight, y, outer.numel() * weight[0].numel())
-        self.records.append(LayerCost(name, len(x), tuple(x.shape[1:]), tuple(y.shape[1:]), cost))
+        self.records.append(LayerCost(call.name, len(x), tuple(x.shape[1:]), tuple(y.shape[1:]), cost))
 
     def _lif_hook(self, name: str) -> Callable:
         def hook(module: nn.Module, args: tuple, spikes: Tensor) -> None:

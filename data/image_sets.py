@@ -33,7 +33,7 @@ def read_image_set(path: Path, dataset: str, limit: int | None = None) -> Tensor
         raise UserError(f"--n-images {limit}: must be at least 1 and at most {len(pixels)}, the images in {path}")
     pixels = pixels[:limit]
     if pixels.dtype != np.uint8:
-        pixels = _checked_floats(pixels.astype(np.float32), path)
+        pixels = _checked_floats(pixels, path).astype(np.float32)
     if pixels.shape[1] != spec.image_size:
         images = resized(np.ascontiguousarray(pixels[..., 0]), spec.image_size)
     else:

@@ -40,6 +40,7 @@ FULL_EPOCHS = 150  # of the autoencoder's training
 SAMPLE_BATCH, REFERENCE_BATCH = 128, 256
 
 PUBLISHED = Path(__file__).parent / "fad_data"
+OWN = Path(__file__).parent.parent / "pretrained"  # fad-<dataset>.safetensors, where the authors' file is not at hand
 PUBLISHED_NAMES = {
     "mnist": ("mnist", 64),
     "fashion_mnist": ("fashion", 64),
@@ -108,10 +109,15 @@ def load_feature_network(
 
 
 def _shipped_weights(dataset: str) -> Path:
+    """The authors' weights, else our own.
+
+    Raises:
+        UnavailableError: neither comes with the project.
+    """
     name, size = PUBLISHED_NAMES.get(dataset, (dataset, 0))
-    file = PUBLISHED / f"{name}_{size}.pth"
-    if file.is_file():
-        return file
+    file, own = PUBLISHED / f"{name}_{size}.pth", OWN / f"fad-{dataset}.safetensors"
+    if file.is_file() or own.is_file():
+        return file if file.is_file() else own
     authors = f"give the authors' {file.name} with --fad-weights, or " if dataset in PUBLISHED_NAMES else ""
     raise UnavailableError(
         f"no autoencoder for {dataset} comes with the project: {authors}train one with "
@@ -163,6 +169,7 @@ class FadMetric:
             "n_images": len(images),
             "split": "test",
             "feature_network": self.network.description,
+            "own_network": self.network.origin == "own",
             "training_images": self.training_images,
         }
 

@@ -3,8 +3,10 @@
     python -m metrics.train_fad --dataset cifar10               # 150 epochs, runs/fad-cifar10
     python -m metrics.train_fad --dataset cifar10 --epochs 2    # a reduced budget, labelled so beside every FAD
     python evaluate.py --checkpoint X --metrics fad --fad-weights runs/fad-cifar10
+    python -m metrics.train_fad --dataset cifar10 --epochs 2 --release    # pretrained/fad-cifar10.safetensors, card
 
-The same command goes on where a run stopped. FAD values of such a network compare only with those of the same file.
+The same command goes on where a run stopped. FAD values of such a network compare only with those of the same file:
+releasing another one means measuring all rows of the data set again (`python reproduce.py --evaluate`).
 
 The recipe is the released program's (github.com/QgZhan/ESVAE, main_ann_ae.py, 2023-11): mean squared error, AdamW with
 lr 1e-3 and PyTorch's weight decay 0.01, batch 250, 150 epochs, no schedule, flips for CelebA only. It saves the weights
@@ -15,10 +17,25 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+import torch
+
 from cli import parse_arguments, run_program
-from metrics.fad import FULL_EPOCHS, PUBLISHED_NAMES, load_feature_network
+from files import write_atomically
+from metrics.fad import (
+    FULL_EPOCHS,
+    OWN,
+    PROTOCOLS,
+    PUBLISHED_NAMES,
+    FeatureNetwork,
+    load_feature_network,
+    training_images,
+)
+from models import load_model, read_metadata, save_model
 from training.config import Config, Dataset
 from training.device import keep_freed_memory
+from training.folder import read_record
+from training.log import METRICS_FILE
 from training.loop import fit
 
 
@@ -40,6 +57,8 @@ class Arguments:
     """folder of the run folders"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
+    release: bool = False
+    """make it the one that is used where the authors' weights are not at hand"""
     fresh: bool = False
     """start over, replacing the run in the folder"""
 
@@ -66,8 +85,48 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     settings = {f: getattr(a, f) for f in ("epochs", "train_images", "seed", "data_dir", "runs_dir", "device")}
     folder = fit(replace(recipe(a.dataset), **settings), a.fresh)
+    if a.release:
+        for path in release(a.dataset, folder, a.data_dir):
+            print(path)
+        return
     print(load_feature_network(a.dataset, folder).description)
     print(f"to use it: python evaluate.py --checkpoint X --metrics fad --fad-weights {folder}")
+
+
+def release(dataset: str, folder: Path, data_dir: Path | None = None) -> list[Path]:
+    """Write pretrained/fad-<dataset>.safetensors, in half precision, and its card from a run folder."""
+    file = OWN / f"fad-{dataset}.safetensors"
+    save_model(load_model(folder), file, read_metadata(folder)["run"], torch.float16)
+    network = load_feature_network(dataset, file)
+    write_atomically(file.with_suffix(".md"), card(network, folder, data_dir).encode())
+    return [file, file.with_suffix(".md")]
+
+
+def card(network: FeatureNetwork, folder: Path, data_dir: Path | None = None) -> str:
+    """What a user of the released weights must know, as Markdown."""
+    run, start, log = network.run, read_record(folder)["starts"][-1], pd.read_csv(folder / METRICS_FILE)
+    config, versions = run["config"], ", ".join(f"{name} {version}" for name, version in start["versions"].items())
+    lines = {
+        "network": network.description,
+        "use": f"FAD on {network.dataset} where the authors' weights are not at hand; compares with nothing else",
+        "recipe": f"AdamW, lr {config['lr']:g}, weight decay {config['weight_decay']:g}, batch {config['batch_size']}, "
+        f"seed {config['seed']}, {run['epochs']} epochs (the released recipe's {FULL_EPOCHS}), last epoch",
+        "test reconstruction loss": f"{run['test_reconstruction']:.5f}",
+        **{f"training images, `{protocol}`": _real_images(network, protocol, data_dir) for protocol in PROTOCOLS},
+        "command": f"`python -m metrics.train_fad --dataset {network.dataset} --epochs {run['epochs']} --release`",
+        "training time": f"{log['seconds'].sum():.0f} s",
+        "hardware": start["hardware"],
+        "versions": versions,
+        "commit": start["commit"],
+        "date": start["date"],
+    }
+    rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
+    return f"# {network.file.stem}\n\n| | |\n|---|---|\n{rows}\n"
+
+
+def _real_images(network: FeatureNetwork, protocol: str, data_dir: Path | None) -> str:
+    real = training_images(network, protocol, data_dir)
+    return f"FAD {real['value']:.3f} (n = {real['n_images']})"
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class ANNVAE(Autoencoder):
         "posterior": "its posterior has no time, use encode(images) for the mean and log-variance",
         "prior": "its prior is the standard normal distribution, use sample(n)",
         "prior_rate": "its prior is the standard normal distribution, use sample(n)",
+        "sample_posterior": "its posterior has no time, use encode(images) for the mean and log-variance",
         "sample_latent": "its latent is a standard normal vector [N, D], use decode(latent)",
     }
 

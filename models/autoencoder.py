@@ -34,7 +34,7 @@ class Autoencoder(Model):
 
     heads: ClassVar[tuple[str, ...]] = ("to_latent",)
     absent: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("firing_rate", "posterior", "prior", "prior_rate", "sample", "sample_latent"),
+        ("firing_rate", "posterior", "prior", "prior_rate", "sample", "sample_latent", "sample_posterior"),
         "it has no prior and does not spike, use encode(images) for its features",
     )
 

@@ -67,6 +67,10 @@ class ESVAE(Model):
         """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
         return self.decoder(z)
 
+    def sample_posterior(self, x_spikes: Tensor, generator: Generator | None = None) -> Tensor:
+        """Encoder spikes x_e [T, N, D] -> latent spikes z [T, N, D], drawn from their firing rates."""
+        return self.sampler(x_spikes.mean(0), generator)
+
     def sample_latent(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw n latent spike trains from the prior: z_q [T, n, D]."""
         return self.sampler(self.prior_rate(self._normal(n, generator)), generator)

@@ -104,6 +104,11 @@ class FSVAE(Model):
         """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
         return self.decoder(z)
 
+    def sample_posterior(self, x_spikes: Tensor, generator: Generator | None = None) -> Tensor:
+        """Encoder spikes x_e [T, N, D] -> z [T, N, D], drawn step by step. Meant for evaluation mode."""
+        index = self._pick(x_spikes.shape[1], x_spikes.device, generator)
+        return draw_stepwise(self.posterior_network, x_spikes, index, recompute=False)
+
     def sample_latent(self, n: int, generator: Generator | None = None, recompute: bool = False) -> Tensor:
         """Draw n latent spike trains from the prior: z [T, n, D]. Meant for evaluation mode; see `draw_stepwise`."""
         weight = self.prior_network.layers[0].synapse.weight

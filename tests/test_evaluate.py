@@ -18,7 +18,10 @@ from torch import Tensor
 
 import evaluate
 import train
-from analysis.tables import PAPER, as_text, comparison, paper_table1
+from analysis.comparison import comparison
+from analysis.formats import as_text
+from analysis.generation import parse_metrics
+from analysis.published import PAPER, paper_table1
 from cli import run_program
 from data import load_split, to_unit_range
 from errors import UnavailableError, UserError
@@ -391,6 +394,11 @@ def test_inception_metrics_are_left_out_one_by_one(
     assert "give it with --imagenet-inception-weights" in record["left_out"]["inception_score"]
     out = capsys.readouterr().out.splitlines()
     assert {f"{name} left out: {reason}" for name, reason in record["left_out"].items()} <= set(out)
+
+
+def test_is_is_the_inception_score() -> None:
+    assert parse_metrics("reconstruction,fad,fid,is") == ("reconstruction", "fad", "fid", "inception_score")
+    assert parse_metrics("is, inception_score") == ("inception_score",)
 
 
 def test_each_metric_gets_as_many_samples_as_its_protocol_takes(score: Callable, monkeypatch: Any) -> None:

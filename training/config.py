@@ -9,12 +9,14 @@ import tyro
 from data import DATASETS
 from errors import UserError
 from models import WIDTHS, ModelConfig
+from training.schedule import Schedule
 
 Dataset = Literal["digits", "mnist", "fashion_mnist", "cifar10", "celeba"]
 Model = Literal["esvae", "fsvae", "taid", "ann_vae"]
 Variant = Literal["paper", "code"]
 Backend = Literal["auto", "native", "triton", "scan", "torch", "cupy"]
 Precision = Literal["fp32", "bf16"]
+Recipe = Literal["paper", "fast"]
 
 LARGEST = 1e6  # of rates and weights: far above use, far below what overflows float32
 RUNTIME = {"runtime": True}  # marks fields that may change when a run goes on
@@ -30,6 +32,8 @@ class Config:
     """model to train"""
     variant: Variant = "paper"
     """where paper and released code differ: as the paper says, or as the authors' program does"""
+    recipe: Recipe = "paper"
+    """how it is trained: as the authors did, or `fast`, ours, which needs far fewer epochs"""
     seed: int = 42
     """fixes initialisation, order of images and all noise"""
     epochs: int = 300
@@ -40,6 +44,10 @@ class Config:
     """AdamW's learning rate"""
     bottleneck_lr_factor: float = 10.0
     """the bottleneck layer's learning rate is this many times `lr`"""
+    schedule: Schedule = "constant"
+    """learning rates after the warm-up: as they are, or falling to 0 along a cosine over the run"""
+    warmup: float = 0.0
+    """share of the run in which learning rates rise from 0; 0.3 with `cosine` is a one-cycle schedule"""
     weight_decay: float = 0.001
     """AdamW's weight decay"""
     mmd_weight: float = 0.001
@@ -70,7 +78,7 @@ class Config:
     runs_dir: Path = field(default=Path("runs"), metadata=RUNTIME)
     """folder of the run folders"""
     name: str | None = field(default=None, metadata=RUNTIME)
-    """name of the run folder; <dataset>-<model>-<variant>-seed<seed> if None"""
+    """name of the run folder; <dataset>-<model>-<variant>-seed<seed> if None, `-fast` before the seed"""
     device: str = field(default="auto", metadata=RUNTIME)
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = field(default="auto", metadata=RUNTIME)
@@ -100,6 +108,8 @@ class Config:
         for name in ("weight_decay", "mmd_weight", "seed", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"--warmup is a share of the run, at least 0 and below 1, got {self.warmup}")
         for name in ("lr", "bottleneck_lr_factor", "weight_decay", "mmd_weight"):
             if getattr(self, name) > LARGEST:
                 raise UserError(f"--{name.replace('_', '-')} must be at most {LARGEST:g}, got {getattr(self, name)}")
@@ -109,7 +119,13 @@ class Config:
     @property
     def run_dir(self) -> Path:
         """The run folder."""
-        return self.runs_dir / (self.name or f"{self.dataset}-{self.model}-{self.variant}-seed{self.seed}")
+        recipe = "" if self.recipe == "paper" else f"-{self.recipe}"
+        return self.runs_dir / (self.name or f"{self.dataset}-{self.model}-{self.variant}{recipe}-seed{self.seed}")
+
+    @property
+    def learning_rates(self) -> tuple[float, float]:
+        """Of all parameters but the bottleneck's, and of the bottleneck's."""
+        return self.lr, self.lr * self.bottleneck_lr_factor
 
     def model_config(self) -> ModelConfig:
         """The part of the configuration that builds the model."""
@@ -132,8 +148,13 @@ class Config:
 
     @property
     def schedule_needs_epochs(self) -> bool:
-        """Whether training depends on the total number of epochs (scheduled sampling does)."""
-        return self.model in ("fsvae", "taid")
+        """Whether training depends on the total number of epochs: scheduled sampling does, and most learning rates."""
+        return self.model in ("fsvae", "taid") or self.rates_change
+
+    @property
+    def rates_change(self) -> bool:
+        """Whether learning rates change during the run."""
+        return self.schedule != "constant" or self.warmup > 0
 
 
 # What differs from Config's defaults, which are the paper's CIFAR-10 run. The paper gives no batch size and no
@@ -177,19 +198,31 @@ MODEL_DATASET_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-def preset(dataset: str = "cifar10", model: str = "esvae", variant: str = "paper") -> Config:
-    """The configuration of a data set, model and variant; every field of it is a flag of train.py.
+# `--recipe fast`: from the trials of `python -m analysis.recipe_search`, told in docs/results.md.
+FAST_RECIPES: dict[str, dict[str, Any]] = {
+    "esvae": {"batch_size": 16, "lr": 2e-3, "schedule": "cosine", "warmup": 0.1},
+    "fsvae": {"batch_size": 32, "lr": 4e-3, "schedule": "cosine", "warmup": 0.1},
+    "taid": {"batch_size": 32, "lr": 1e-3, "schedule": "cosine", "warmup": 0.1},
+    "ann_vae": {"batch_size": 64, "lr": 2e-3, "schedule": "cosine", "warmup": 0.1},
+}
+
+
+def preset(dataset: str = "cifar10", model: str = "esvae", variant: str = "paper", recipe: str = "paper") -> Config:
+    """The configuration of a data set, model, variant and recipe; every field of it is a flag of train.py.
 
     Raises:
-        UserError: an unknown data set, model or variant.
+        UserError: an unknown data set, model, variant or recipe.
     """
-    for value, known, what in ((dataset, Dataset, "data set"), (model, Model, "model"), (variant, Variant, "variant")):
+    choices = (dataset, Dataset, "data set"), (model, Model, "model"), (variant, Variant, "variant")
+    for value, known, what in (*choices, (recipe, Recipe, "recipe")):
         if value not in get_args(known):
             raise UserError(f"unknown {what} {value!r}; choose one of {', '.join(get_args(known))}")
     changes = DATASET_PRESETS[dataset] | MODEL_PRESETS[model] | MODEL_DATASET_PRESETS.get((model, dataset), {})
     if variant == "code":
         changes = changes | _code_preset(dataset, model)
-    return replace(Config(), dataset=dataset, model=model, variant=variant, **changes)
+    if recipe == "fast":
+        changes = changes | FAST_RECIPES[model]
+    return replace(Config(), dataset=dataset, model=model, variant=variant, recipe=recipe, **changes)
 
 
 def _code_preset(dataset: str, model: str) -> dict[str, Any]:

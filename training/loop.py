@@ -31,6 +31,7 @@ from training.folder import previous_starts, run_lock, start_run
 from training.graph import GraphedStep, Step, check_graph
 from training.log import RunLog, check_log
 from training.precision import autocast, set_precision
+from training.schedule import learning_rate_factor, rates_as_tensors, set_learning_rates
 from training.state import STATE_FILE, RunState, load_state, save_state
 from training.stop import Stopped, StopRequest, stop_request
 
@@ -120,8 +121,10 @@ def prepare(config: Config) -> Run:
         torch.manual_seed(config.seed)
         model = build_model(config.model_config())
     set_runtime(model.to(device), config, device)
-    noise = Generator(device).manual_seed(config.seed)
-    learning = model, make_optimizer(model, config), noise, make_training_step(config)
+    optimizer, noise = make_optimizer(model, config), Generator(device).manual_seed(config.seed)
+    if config.cuda_graph and config.rates_change:
+        rates_as_tensors(optimizer, device)
+    learning = model, optimizer, noise, make_training_step(config)
     return Run(config, config.run_dir, device, train.images, test.images, *learning)
 
 
@@ -142,8 +145,8 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
     """AdamW (Sec. IV-B2), the bottleneck with its own learning rate. Fused: each value is read and written once."""
     fast = list(model.bottleneck.parameters()) if hasattr(model, "bottleneck") else []
     slow = [p for p in model.parameters() if not any(p is other for other in fast)]
-    groups = [{"params": slow}, {"params": fast, "lr": config.lr * config.bottleneck_lr_factor}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
+    groups = [{"params": p, "lr": rate} for p, rate in zip((slow, fast), config.learning_rates, strict=True)]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
 def make_training_step(config: Config) -> Step:
@@ -191,6 +194,7 @@ def train_epoch(run: Run, request: StopRequest) -> None:
     before = run.seconds
     pending: list[tuple[dict[str, Tensor], int]] = []
     for x in _progress(run):
+        set_learning_rates(run.optimizer, _learning_rates(run))
         pending.append((run.training_step(run.model, run.optimizer, x, run.noise), len(x)))
         run.step += 1
         run.seconds = before + time.monotonic() - started
@@ -203,6 +207,14 @@ def train_epoch(run: Run, request: StopRequest) -> None:
         if due:
             _save(run)
             saved = time.monotonic()
+
+
+def _learning_rates(run: Run) -> tuple[float, ...]:
+    """Those of the step to come."""
+    config, finished = run.config, run.epoch * run.steps_per_epoch + run.step
+    progress = (finished + 0.5) / (config.epochs * run.steps_per_epoch)  # its middle: no step is lost to a rate of 0
+    factor = learning_rate_factor(progress, config.schedule, config.warmup)
+    return tuple(rate * factor for rate in config.learning_rates)
 
 
 def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
@@ -260,8 +272,9 @@ def resume(run: Run) -> None:
 
 def _computed_as(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     """A saved state whose updates this optimizer computes in its own way, whichever way the one had that saved it."""
-    ways = {name: optimizer.defaults[name] for name in ("fused", "foreach", "capturable")}
-    return state | {"param_groups": [group | ways for group in state["param_groups"]]}
+    names = ("fused", "foreach", "capturable", "lr")
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    return state | {"param_groups": [saved | {name: own[name] for name in names} for saved, own in groups]}
 
 
 def _progress(run: Run) -> Iterator[Tensor]:

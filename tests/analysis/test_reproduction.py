@@ -1,6 +1,7 @@
 """reproduce.py from a row to a result."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import reproduce as program
+from analysis.comparison import comparison
 from analysis.evaluation import Evaluation, evaluate
 from analysis.experiments import Places, Row
-from analysis.reproduction import budget, card, release, reproduce
-from analysis.tables import comparison, paper_table1
+from analysis.published import paper_table1
+from analysis.release import budget, card, release, remeasure
+from analysis.reproduction import reproduce
+from cli import run_program
+from errors import UserError
 from training.config import Config
 from training.loop import fit
 from training.stop import Stopped
@@ -76,7 +82,7 @@ def test_released_weights_are_in_half_precision_where_the_number_survives(places
 
 
 def test_pictures_lie_beside_the_result(places: Places) -> None:
-    for name in ("tiny-reconstructions.png", "tiny-samples.png", "tiny-metrics.csv"):
+    for name in ("tiny-reconstructions.png", "tiny-samples.png", "tiny-metrics.csv", "tiny-firing_rates.csv"):
         assert (places.results / name).stat().st_size > 0
 
 
@@ -137,6 +143,50 @@ def test_pictures_of_people_stay_in_the_run_folder(places: Places, tmp_path: Pat
     release(Row("tiny", "celeba", 2, ""), places.runs / "tiny", elsewhere, "cpu")
     assert not list(elsewhere.results.glob("*.png"))
     assert (elsewhere.results / "tiny.json").exists()
+
+
+@pytest.fixture
+def elsewhere(places: Places, tmp_path: Path) -> Places:
+    """The released files alone, with a result that another machine measured wrongly."""
+    copy = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    for folder in ("results", "pretrained"):
+        shutil.copytree(getattr(places, folder), getattr(copy, folder))
+    record = result(places) | {"hardware": "another machine", "training_seconds": 123.0, "left_out": {}}
+    record["reconstruction_loss"]["value"] = 9.9
+    del record["trained"]  # as in results that are older than this entry
+    (copy.results / "tiny.json").write_text(json.dumps(record))
+    return copy
+
+
+def test_measuring_again_keeps_what_is_known_of_the_training(places: Places, elsewhere: Places) -> None:
+    for _ in range(2):
+        remeasure(ROW, elsewhere, "cpu")
+        record = result(elsewhere)
+        assert record["reconstruction_loss"] == result(places)["reconstruction_loss"]
+        assert record["left_out"] == result(places)["left_out"]
+        assert (record["training_seconds"], record["trained"]["hardware"]) == (123.0, "another machine")
+        assert record["hardware"] == result(places)["hardware"]
+        assert {"training's hardware | another machine", f"hardware | {record['hardware']}"} <= {
+            line.strip("| ") for line in (elsewhere.pretrained / "tiny.md").read_text().splitlines()
+        }
+        assert (elsewhere.pretrained / "tiny.md").read_text() == card(record)
+    assert not elsewhere.runs.exists()
+
+
+def test_only_a_released_result_is_measured_again(elsewhere: Places) -> None:
+    with pytest.raises(UserError, match=r"other has no result to measure again: `python reproduce.py other` makes one"):
+        remeasure(replace(ROW, name="other"), elsewhere, "cpu")
+    record = result(elsewhere) | {"epochs": 99}
+    (elsewhere.results / "tiny.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"tiny\.safetensors was trained . epochs, but the result of tiny says 99"):
+        remeasure(ROW, elsewhere, "cpu")
+    assert result(elsewhere) == record
+
+
+@pytest.mark.parametrize("flag", ["--minutes", "--epochs"])
+def test_measuring_again_takes_no_budget(flag: str, capsys: pytest.CaptureFixture) -> None:
+    assert run_program(program.main, ["--evaluate", flag, "2"]) == 2
+    assert capsys.readouterr().err == "error: --evaluate trains nothing: leave --minutes and --epochs out\n"
 
 
 def test_a_budget_label_names_the_recipe() -> None:

@@ -83,6 +83,7 @@ def test_scaling_in_single_precision_may_leave_the_range_by_a_rounding(tmp_path:
         ("mnist", pixels(2, 32, 32).astype(complex), "holds complex128"),
         ("mnist", pixels(2, 32, 32).astype(float), "holds floats from 0 to 255: scale them"),
         ("mnist", np.full((2, 32, 32), -1.01), "holds floats from -1.01 to -1.01"),
+        ("mnist", np.full((2, 32, 32), 1e300), r"holds floats from 1e\+300"),
         ("mnist", np.full((2, 32, 32), np.nan), "not finite"),
         ("mnist", np.full((2, 32, 32), np.inf, np.float32), "not finite"),
         ("mnist", np.full((2, 32, 32), None), "is damaged or no .npz archive of plain arrays"),

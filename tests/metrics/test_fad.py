@@ -15,6 +15,7 @@ from data import load_split, to_unit_range
 from errors import UnavailableError, UserError
 from metrics.fad import (
     PUBLISHED,
+    FadMetric,
     fad,
     features,
     load_feature_network,
@@ -162,8 +163,25 @@ def test_the_papers_weights_in_a_file_of_the_users_are_known_by_its_kind(tmp_pat
     assert reference(network, "official")[0].tolist() == np.load(PUBLISHED / "mnist_test_64.npz")["mu"].tolist()
 
 
+def test_our_own_weights_stand_in_for_the_authors_and_say_so(
+    save_autoencoder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Tensor
+) -> None:
+    """Here for digits, for which the authors have none."""
+    save_autoencoder().rename(tmp_path / "fad-digits.safetensors")
+    monkeypatch.setattr("metrics.fad.OWN", tmp_path)
+    network = load_feature_network("digits")
+    assert network.origin == "own" and "compares only with that of the same file" in network.description
+    assert FadMetric.prepare(network, "official")(digits[:200])["own_network"]
+    assert load_feature_network("mnist").origin == "shipped"
+    metric = FadMetric.prepare(load_feature_network("mnist"), "official")
+    assert not metric(digits[:200])["own_network"]
+
+
 @pytest.mark.parametrize(("dataset", "authors"), [("cifar10", True), ("celeba", True), ("digits", False)])
-def test_without_weights_one_line_says_what_to_do(dataset: str, authors: bool) -> None:
+def test_without_weights_one_line_says_what_to_do(
+    dataset: str, authors: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics.fad.OWN", tmp_path)
     with pytest.raises(UnavailableError, match=f"metrics.train_fad --dataset {dataset}") as caught:
         load_feature_network(dataset)
     assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ import pytest
 
 from cli import run_program
 from metrics import train_fad
-from metrics.fad import load_feature_network
+from metrics.fad import load_feature_network, training_images
 
 
 def train(folder: Path, *flags: str) -> int:
@@ -36,6 +36,21 @@ def test_a_run_learns_goes_on_and_can_be_used(tmp_path: Path, capsys: pytest.Cap
     description = load_feature_network("digits", tmp_path / "fad-digits").description
     assert "own, trained 4 of 150 epochs, REDUCED" in description and "only with that of the same file" in description
     assert description in out
+
+
+def test_a_released_network_is_used_by_default_and_keeps_its_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("metrics.fad", "metrics.train_fad"):
+        monkeypatch.setattr(f"{module}.OWN", tmp_path / "pretrained")
+    assert train(tmp_path, "--epochs", "2", "--release") == 0
+    network, exact = load_feature_network("digits"), load_feature_network("digits", tmp_path / "fad-digits")
+    assert network.file == tmp_path / "pretrained" / "fad-digits.safetensors"
+    half, full = (training_images(n, "official")["value"] for n in (network, exact))
+    assert half == pytest.approx(full, rel=0.01)
+    text = (tmp_path / "pretrained" / "fad-digits.md").read_text()
+    for part in (network.description, "compares with nothing else", f"`official` | FAD {half:.3f} (n = 1500)"):
+        assert part in text
 
 
 def test_fewer_images_are_a_reduced_budget_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,12 @@ from torch import nn
 from errors import UserError
 from models import MODELS, ModelConfig, build_model
 
-LATENT_METHODS = ("encode", "firing_rate", "posterior", "prior", "prior_rate", "sample_latent")
+LATENT_METHODS = ("encode", "firing_rate", "posterior", "prior", "prior_rate", "sample_latent", "sample_posterior")
 ABSENT = {
     "esvae": {"posterior", "prior"},
     "fsvae": {"prior_rate"},
     "taid": {"prior_rate"},
-    "ann_vae": {"firing_rate", "posterior", "prior", "prior_rate", "sample_latent"},
+    "ann_vae": {"firing_rate", "posterior", "prior", "prior_rate", "sample_latent", "sample_posterior"},
 }
 
 
@@ -64,3 +64,16 @@ def test_a_misspelt_attribute_is_pytorchs_error(name: str) -> None:
     with pytest.raises(AttributeError, match="firing_rates") as caught:
         build(name).firing_rates  # noqa: B018
     assert not isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "sample_posterior" not in ABSENT[name]])
+def test_the_posterior_drawn_from_the_encoders_spikes_is_the_one_that_a_pass_decodes(name: str) -> None:
+    model = build(name).train()
+    images, rng = torch.rand(4, 3, 8, 8) * 2 - 1, torch.Generator()
+    for _ in range(30):  # statistics of tdBN with which neurons fire
+        model(images)
+    model.eval()
+    given = {"normal": torch.zeros(4, 6)} if name == "esvae" else {}
+    z = model(images, generator=rng.manual_seed(0), **given).z
+    assert z.mean() > 0
+    assert z.equal(model.sample_posterior(model.encode(images), rng.manual_seed(0)))

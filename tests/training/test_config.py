@@ -12,7 +12,10 @@ from training.config import Config, preset
 
 SAME_IN_EVERY_RUN = {
     "model": "esvae",
+    "recipe": "paper",
     "seed": 42,
+    "schedule": "constant",
+    "warmup": 0.0,
     "bottleneck_lr_factor": 10.0,
     "weight_decay": 0.001,
     "mmd_weight": 0.001,

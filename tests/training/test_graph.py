@@ -17,6 +17,7 @@ from models import ModelConfig, build_model
 from training import graph, loop
 from training.config import preset
 from training.graph import WARM_UP_STEPS, GraphedStep, check_graph
+from training.schedule import set_learning_rates
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -189,15 +190,19 @@ def same_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gpu_run(model: str, backend: str, precision: str, cuda_graph: bool) -> tuple[list[dict[str, Tensor]], Any, Any]:
-    """Eight steps on eight batches, the sixth a smaller one: metrics, weights, state of the noise."""
+    """Eight steps on eight batches, the sixth a smaller one, at falling rates: metrics, weights, state of the noise."""
     config = replace(preset("digits", model), batch_size=10, n_steps=4, latent_dim=8, lr=1e-4, train_images=20)
+    config = replace(config, schedule="cosine")
     ways = {"device": "cuda", "backend": backend, "precision": precision, "cuda_graph": cuda_graph}
     run = loop.prepare(replace(config, **ways))
     run.model.train()
     draw = Generator().manual_seed(0)
     sizes = (10, 10, 10, 10, 10, 7, 10, 10)
     batches = [(torch.rand((n, 1, 32, 32), generator=draw) * 2 - 1).cuda() for n in sizes]
-    metrics = [run.training_step(run.model, run.optimizer, x, run.noise) for x in batches]
+    metrics = []
+    for k, x in enumerate(batches):
+        set_learning_rates(run.optimizer, tuple(rate * (1 - k / 8) for rate in run.config.learning_rates))
+        metrics.append(run.training_step(run.model, run.optimizer, x, run.noise))
     return metrics, run.model.state_dict(), run.noise.get_state()
 
 

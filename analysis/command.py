@@ -1,0 +1,90 @@
+"""What all experiments share: their settings, from the command line or a notebook, and how they end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import tyro
+from torch import Tensor
+
+from analysis.formats import as_text
+from analysis.output import RESULTS, Result, write_result
+from analysis.subjects import Subject, load_subjects, load_test_images
+from cli import parse_arguments
+from errors import UserError
+from training.config import Backend, Dataset
+from training.device import keep_freed_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """An experiment with its settings. A subclass adds settings of its own, and `measure`.
+
+    Attributes:
+        name: of the experiment; its files are called <name>-<data set>.
+        spiking: whether its models must have a spiking latent.
+    """
+
+    name: ClassVar[str]
+    spiking: ClassVar[bool] = True
+
+    checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH")] = ()
+    """run folder or model file; give it once for each model of the comparison"""
+    dataset: Dataset | None = None
+    """test images to use; those of the data set that the models were trained on if None"""
+    data_dir: Path | None = None
+    """where the data sets are or go; $ESVAE_DATA_DIR or ./datasets if None"""
+    n_images: int | None = None
+    """use the first so many test images only; all if None"""
+    seed: int = 0
+    """of all noise"""
+    out: Path = RESULTS
+    """folder for the result and the figures"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
+    backend: Backend = "auto"
+    """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
+
+    def __post_init__(self) -> None:
+        if self.n_images is not None and self.n_images < 1:
+            raise UserError(f"--n-images must be at least 1, got {self.n_images}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed must be at least 0 and below 2**32, got {self.seed}")
+
+    def measure(self, subjects: list[Subject]) -> Result:
+        """Everything that the experiment has to say of the subjects; writes nothing."""
+        raise NotImplementedError
+
+    def load_subjects(self) -> list[Subject]:
+        """The models to compare; errors as `analysis.subjects.load_subjects`."""
+        return load_subjects(self.checkpoint, self.dataset, self.device, self.backend, spiking=self.spiking)
+
+    def load_images(self, subjects: list[Subject]) -> Tensor:
+        """The test images to use, uint8 [N, C, H, W] on the subjects' device."""
+        return load_test_images(subjects, self.data_dir, self.n_images)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers beside models and images: the seed and a subclass's own fields."""
+        shared = {field.name for field in fields(Experiment)}
+        own = [field.name for field in fields(self) if field.name not in shared]
+        return {name: getattr(self, name) for name in ("seed", *own)}
+
+    def file_name(self, subjects: list[Subject]) -> str:
+        """Of its result, without a suffix."""
+        return f"{self.name}-{subjects[0].dataset}"
+
+
+def experiment_main(kind: type[Experiment], description: str | None) -> Callable[[list[str]], None]:
+    """The `main` of an experiment's module, for `cli.run_program`: parse, measure, print, write."""
+
+    def main(argv: list[str]) -> None:
+        experiment = parse_arguments(kind, argv, description)
+        keep_freed_memory()
+        subjects = experiment.load_subjects()
+        result = experiment.measure(subjects)
+        print(as_text(result.table), result.record["protocol"], sep="\n\n")
+        for path in write_result(experiment.out, experiment.file_name(subjects), result):
+            print(path)
+
+    return main

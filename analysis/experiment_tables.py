@@ -1,0 +1,156 @@
+"""Tables II and III from the results of their experiments, in the form of Table I."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from analysis.experiments import Experiments, Places, Row
+from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
+from analysis.output import read_experiment
+from analysis.published import DATASET_NAMES, published
+from analysis.subjects import MODEL_NAMES
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of a table, and where an experiment's table has it.
+
+    Attributes:
+        heading: for readers.
+        rows: what the experiment's row has in which column.
+        number: the experiment's column.
+        paper: column of the paper's table, None if the paper has no such number.
+    """
+
+    heading: str
+    rows: tuple[str, str]
+    number: str
+    paper: str | None = None
+
+
+@dataclass(frozen=True)
+class ExperimentTable:
+    """One of the paper's tables that an experiment of ours measures.
+
+    Attributes:
+        name: of the paper's table.
+        experiment: module in `analysis`, and name of its results.
+        columns: by name.
+    """
+
+    name: str
+    experiment: str
+    columns: Mapping[str, Column]
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """Of the columns."""
+        return {name: column.heading for name, column in self.columns.items()}
+
+
+SHUFFLED, TRAINED = ("latent", "time-shuffled"), ("features", "trained encoder")
+TABLE2 = ExperimentTable(
+    "table2",
+    "time_shuffle",
+    {
+        "loss_vs_original": Column("time-shuffled, against original", SHUFFLED, "loss_vs_original", "loss_vs_original"),
+        "loss_vs_vanilla": Column(
+            "time-shuffled, against vanilla", SHUFFLED, "loss_vs_vanilla", "loss_vs_vanilla_reconstruction"
+        ),
+        "vanilla": Column("vanilla, against original", ("latent", "vanilla"), "loss_vs_original"),
+    },
+)
+TABLE3 = ExperimentTable(
+    "table3",
+    "encoder_classification",
+    {
+        "accuracy": Column("accuracy [%]", TRAINED, "test_accuracy", "accuracy_percent"),
+        "untrained": Column("untrained encoder", ("features", "untrained encoder"), "test_accuracy"),
+    },
+)
+
+
+def experiment_table(table: ExperimentTable, experiments: Experiments, places: Places) -> pd.DataFrame:
+    """All lines, as `analysis.lines.frame` orders them; models that the paper has and results/ has not are `not run`.
+
+    Raises:
+        UserError: a damaged result.
+    """
+    paper = published(table.name)
+    goals = by_model(paper)
+    ours = [line for dataset in DATASET_NAMES for line in _our_lines(table, dataset, experiments, places, goals)]
+    lines = [published_line(row, "paper", _paper_numbers(table, row)) for row in paper.to_dict("records")] + ours
+    measured = {(line["dataset"], line["model"]) for line in ours}
+    lines += [_not_run(table, *key, experiments) for key in goals if key not in measured]
+    return frame(lines, table.columns)
+
+
+def _paper_numbers(table: ExperimentTable, row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: row[column.paper] for name, column in table.columns.items() if column.paper}
+
+
+def _not_run(table: ExperimentTable, dataset: str, model: str, experiments: Experiments) -> Line:
+    """Names the longest of the runs that could be measured, and the command that does it."""
+    rows = [row for row in experiments.rows if (row.dataset, MODEL_NAMES[row.model]) == (dataset, model)]
+    row = max(rows, key=lambda row: row.epochs * row.n_images)
+    command = f"python -m analysis.{table.experiment} --checkpoint pretrained/{row.name}.safetensors"
+    return our_line(model, [row], 1, "not run", 0) | {"recipe": command}
+
+
+def _our_lines(
+    table: ExperimentTable, dataset: str, experiments: Experiments, places: Places, goals: Goals
+) -> list[Line]:
+    """One line a recipe and number of epochs."""
+    folder, name = places.results / "analysis", f"{table.experiment}-{dataset}"
+    if not (folder / f"{name}.json").exists():
+        return []
+    record, numbers = read_experiment(folder, name)
+    groups: dict[tuple[str, int | None], list[tuple[Row, pd.DataFrame]]] = {}
+    for subject in record["subjects"]:
+        row = _row(subject, experiments)
+        if _is_replaced(subject, places):
+            row = replace(row, label=f"{row.label}; weights that are replaced by now")
+        mine = numbers[numbers["model"] == subject["label"]]
+        groups.setdefault((recipe_key(row), subject["epochs"]), []).append((row, mine))
+    return [
+        _our_line(table, epochs, found, goals) | origins([record["hardware"]], [record["protocol"]])
+        for (_, epochs), found in groups.items()
+    ]
+
+
+def _row(subject: Mapping[str, Any], experiments: Experiments) -> Row:
+    """The row of experiments.toml that a subject is the model of, else what is known of the subject."""
+    known = {row.name: row for row in experiments.rows}
+    config = subject["config"] or {}
+    unknown = Row(
+        subject["name"],
+        subject["dataset"],
+        subject["epochs"] or 0,
+        feeds="",
+        model=subject["model"]["model"],
+        variant=config.get("variant", "unknown"),
+        seed=config.get("seed", -1),
+        label=subject["label"],
+    )
+    return known.get(subject["name"], unknown)
+
+
+def _is_replaced(subject: Mapping[str, Any], places: Places) -> bool:
+    """Whether the released file of that name is not the one that was measured."""
+    file = places.pretrained / f"{subject['name']}.safetensors"
+    return file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != subject["sha256"]
+
+
+def _our_line(table: ExperimentTable, epochs: int, found: list[tuple[Row, pd.DataFrame]], goals: Goals) -> Line:
+    row, model = found[0][0], MODEL_NAMES[found[0][0].model]
+    line = our_line(model, [row for row, _ in found], len(found), "done", epochs)
+    for name, column in table.columns.items():
+        where, what = column.rows
+        parts = [mine[mine[where] == what][column.number] for _, mine in found]
+        values = [float(part.iloc[0]) for part in parts if len(part)]
+        if values:
+            line |= over_seeds(name, values, goals.get((row.dataset, model), {}).get(column.paper, float("nan")))
+    return line

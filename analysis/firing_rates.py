@@ -1,0 +1,166 @@
+"""Fig. 6 and 7: firing rates of the latent units in training and in generation, and over epochs.
+
+    python -m analysis.firing_rates --checkpoint pretrained/esvae-mnist-short.safetensors \\
+        --checkpoint pretrained/fsvae-mnist-short.safetensors
+
+`training` is the rate of z drawn from the posterior of test images, `generation` that of as many z drawn from the
+prior. Prints how far their histograms agree and how widely each posterior samples; writes
+results/analysis/firing_rates-<data set>.json (with the histograms), .csv, .png, .pdf (Fig. 6) and, where training
+recorded firing_rates.csv, firing_rates-<data set>-epochs.png, .pdf (Fig. 7).
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from analysis.command import Experiment, experiment_main
+from analysis.drawing import new_figure, styled
+from analysis.output import Result, describe
+from analysis.rate_histograms import RangeSum, SamplingRange, StageRates, intersection, stage_rates, wasserstein
+from analysis.rate_log import draw_epochs, read_rate_log
+from analysis.subjects import Subject, part_of_test_split
+from cli import run_program
+from data import batches
+from errors import UserError
+
+BATCH = 64
+STAGES = ("training", "generation")
+COLORS = {"training": "#0072B2", "generation": "#E69F00"}
+PANELS = {
+    "pooled": "rates of all images and units",
+    "unit_means": "mean rate of each unit over images",
+    "single": "rates of a single image",
+}
+
+
+Rates = dict[str, StageRates]  # by stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiringRates(Experiment):
+    """Compare the latent firing rates of training and generation."""
+
+    name = "firing_rates"
+
+    n_draws: int = 1000
+    """times that z is drawn for the same image, to measure how widely a posterior samples"""
+    n_range_images: int = 8
+    """test images for which it is"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_draws < 2 or self.n_range_images < 1:
+            raise UserError("--n-draws must be at least 2 and --n-range-images at least 1")
+
+    def measure(self, subjects: list[Subject]) -> Result:
+        """Histograms, their agreement, sampling range, and what training recorded."""
+        images = self.load_images(subjects)
+        rates = {s.label: measure_rates(s, images, self.seed) for s in subjects}
+        ranges = {s.label: sampling_range(s, images[: self.n_range_images], self.n_draws, self.seed) for s in subjects}
+        epochs = {s.label: log for s in subjects if (log := read_rate_log(s)) is not None}
+        columns = {label: pd.Series(numbers(rates[label], ranges[label])) for label in rates}
+        table = pd.DataFrame(columns).rename_axis("measure").reset_index()
+        record = describe(
+            self.protocol(subjects[0].dataset, len(images)),
+            subjects,
+            self.settings(),
+            histograms={label: histograms(stages) for label, stages in rates.items()},
+            without_record_of_epochs=[label for label in rates if label not in epochs],
+        )
+        figures = {"": draw(rates)} | ({"epochs": draw_epochs(epochs)} if epochs else {})
+        return Result(record, table, figures)
+
+    def protocol(self, dataset: str, n_images: int) -> str:
+        """In words."""
+        n_range = min(self.n_range_images, n_images)
+        return (
+            f"firing rate = mean over T of z; training: drawn from the posterior in evaluation mode, "
+            f"{part_of_test_split(dataset, n_images)} of {dataset}; generation: {n_images} z drawn from the prior; "
+            "histograms with T + 1 bins around k / T; intersection: mass they share, Wasserstein: in units of the "
+            "rate; pooled: all images and units, unit_means: each unit's mean over images, single: the first image; "
+            "single to ...: Wasserstein distance of a single image's histogram, mean over images; last four: "
+            f"{self.n_draws} draws for each of the first {n_range} images"
+        )
+
+
+@torch.no_grad()
+def measure_rates(subject: Subject, images: Tensor, seed: int) -> Rates:
+    """A model's rates over images uint8 [N, C, H, W], and over as many draws from its prior."""
+    return {stage: stage_rates(latents) for stage, latents in _latents(subject, images, seed).items()}
+
+
+def _latents(subject: Subject, images: Tensor, seed: int) -> dict[str, Iterator[Tensor]]:
+    """Batches of z [T, n, D] by stage, drawn as they are asked for."""
+    model, generators = subject.model, [subject.generator(seed) for _ in STAGES]
+    n_batches = -(-len(images) // BATCH)
+
+    def watched(parts: Iterator[Any], stage: str) -> Iterator[Any]:
+        return tqdm(parts, f"{subject.label}, {stage}", n_batches, leave=False, disable=None)
+
+    posterior = watched(batches(images, BATCH), STAGES[0])
+    prior = watched((len(part) for part in images.split(BATCH)), STAGES[1])
+    return {
+        STAGES[0]: (model.sample_posterior(model.encode(x), generators[0]) for x in posterior),
+        STAGES[1]: (model.sample_latent(n, generators[1]) for n in prior),
+    }
+
+
+@torch.no_grad()
+def sampling_range(subject: Subject, images: Tensor, n_draws: int, seed: int) -> SamplingRange:
+    """How z varies over `n_draws` draws for each of a few images, uint8 [N, C, H, W]."""
+    model, generator, found = subject.model, subject.generator(seed), RangeSum()
+    for x in tqdm(batches(images, 1), f"{subject.label}, sampling range", len(images), leave=False, disable=None):
+        same = model.encode(x).expand(-1, n_draws, -1)
+        found.add(model.sample_posterior(same, generator))
+    return found.mean()
+
+
+def numbers(rates: Rates, sampled: SamplingRange) -> dict[str, float]:
+    """A model's column of the table."""
+    training, generation = (rates[stage] for stage in STAGES)
+    found = {}
+    for kind in PANELS:
+        pair = getattr(training, kind), getattr(generation, kind)
+        found |= {f"{kind}, intersection": intersection(*pair), f"{kind}, Wasserstein": wasserstein(*pair)}
+    for stage, of_stage in rates.items():
+        found[f"single to pooled, {stage}"] = of_stage.single_to_pooled
+        found[f"single to unit means, {stage}"] = of_stage.single_to_unit_means
+    return found | {name.replace("_", " "): value for name, value in asdict(sampled).items()}
+
+
+def histograms(rates: Rates) -> dict[str, dict[str, list[float]]]:
+    """JSON-serialisable: kind -> stage -> shares of the rates 0/T .. T/T."""
+    return {kind: {stage: getattr(r, kind).tolist() for stage, r in rates.items()} for kind in PANELS}
+
+
+@styled
+def draw(rates: dict[str, Rates]) -> Figure:
+    """Fig. 6: a column per model, rows as in `PANELS`; generation in front of training."""
+    figure, axes = new_figure(3.2 * len(rates) + 0.4, 6.5, len(PANELS), len(rates), sharex=True, sharey="row")
+    for column, (label, model_rates) in enumerate(rates.items()):
+        for row, (kind, title) in enumerate(PANELS.items()):
+            axis = axes[row, column]
+            for stage, found in model_rates.items():
+                shares = getattr(found, kind)
+                places = np.linspace(0, 1, len(shares))
+                axis.bar(places, shares, 0.9 / len(shares), alpha=0.55, color=COLORS[stage], label=stage)
+            axis.set_title(f"{label}\n{title}" if row == 0 else title)
+        axes[-1, column].set_xlabel("firing rate [spikes per step]")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of units")
+    axes[0, 0].legend()
+    return figure
+
+
+main = experiment_main(FiringRates, __doc__)
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,87 @@
+"""Lines of a table as a reader sees them: rounded, the difference to the paper's number in brackets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.lines import PROTOCOLS_JOINED_BY
+from analysis.markdown import markdown_table
+from analysis.published import DATASET_NAMES
+
+NOTHING = "-"
+
+
+def markdown_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> str:
+    """One Markdown table per data set, followed by the protocols of our numbers.
+
+    Args:
+        table: as `analysis.lines.frame` makes it.
+        headings: of its columns of numbers.
+    """
+    parts = []
+    for dataset, lines in table.groupby("dataset", sort=False):
+        cells = _cells(lines, headings)
+        cells["run"] = [f"`{name}`" if name else "" for name in cells["run"]]
+        parts.append(f"### {DATASET_NAMES[dataset]}\n\n{markdown_table(cells.columns, cells.to_numpy(), left=3)}\n")
+        parts += _protocol_notes(lines)
+    return "\n".join(parts)
+
+
+def _protocol_notes(lines: pd.DataFrame) -> list[str]:
+    ours = lines[lines["origin"] == "ours"]["protocol"].dropna()
+    protocols = dict.fromkeys(protocol for joined in ours for protocol in joined.split(PROTOCOLS_JOINED_BY))
+    notes = "\n".join(f"- {protocol}" for protocol in protocols)
+    return [f"Ours by these protocols:\n\n{notes}\n"] if notes else []
+
+
+def latex_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
+    """The lines of all data sets in one table of cells; arguments as for `markdown_layout`."""
+    names = table["dataset"].map(DATASET_NAMES)
+    first = names.where(table["dataset"] != table["dataset"].shift(), "")
+    cells = _cells(table, headings).drop(columns="run")
+    cells.insert(0, "data set", first.to_list())
+    return cells
+
+
+def _cells(lines: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
+    """All cells as text, without the columns of numbers that are empty."""
+    cells = pd.DataFrame([_row(line, headings) for line in lines.to_dict("records")])
+    return cells.drop(columns=[heading for heading in headings.values() if (cells[heading] == NOTHING).all()])
+
+
+def _row(line: dict[str, Any], headings: Mapping[str, str]) -> dict[str, str]:
+    ours = line["origin"] == "ours"
+    return {
+        "model": f"{line['model']}, {line['origin']}",
+        "run": line["runs"] if ours else "",
+        "recipe": f"{line['protocol']}; {line['recipe']}" if line["origin"] == "newer" else line["recipe"],
+        "epochs": _epochs(line) if ours else "",
+        "seeds": _seeds(line) if ours else "",
+        **{heading: _number(line, column) for column, heading in headings.items()},
+        "hardware": line["hardware"] if line["status"] == "done" else "",
+    }
+
+
+def _epochs(line: dict[str, Any]) -> str:
+    if line["status"] != "done":
+        return line["status"]
+    return "unknown" if pd.isna(line["epochs"]) else f"{line['epochs']:.0f} of {line['full_epochs']:.0f}"
+
+
+def _seeds(line: dict[str, Any]) -> str:
+    n_seeds, n_planned = int(line["n_seeds"]), int(line["n_planned"])
+    return str(n_seeds) if n_seeds == n_planned else f"{n_seeds} of {n_planned}"
+
+
+def _number(line: dict[str, Any], column: str) -> str:
+    """Mean ± standard deviation (difference to the paper), and n where not every seed has the number."""
+    value, deviation, difference = (line[f"{column}{kind}"] for kind in ("", "_std", "_difference"))
+    if pd.isna(value):
+        return NOTHING
+    if line["origin"] != "ours":
+        return f"{value:g}"  # with all digits that were published
+    text = f"{value:.4g}" + ("" if pd.isna(deviation) else f" ± {deviation:.2g}")
+    text += "" if pd.isna(difference) else f" ({difference:+.3g})"
+    n = int(line[f"{column}_n"])
+    return text if n == line["n_seeds"] else f"{text}, n = {n}"

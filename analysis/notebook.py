@@ -1,0 +1,89 @@
+"""What keeps the notebooks thin: which checkpoints there are, and results that are read or, if need be, measured."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Image, display
+
+from analysis.command import Experiment
+from analysis.comparison import comparison, metric_lines
+from analysis.drawing import rendered
+from analysis.evaluation import Evaluation, evaluate
+from analysis.experiments import TRAINING_IMAGES
+from analysis.output import RESULTS, read_experiment, stored_pictures
+from analysis.release import RELEASE_METRICS
+from analysis.subjects import Subject
+from errors import UserError
+from models import read_metadata
+
+PRETRAINED = Path("pretrained")
+
+
+def best_checkpoints(dataset: str, *kinds: str, folder: Path = PRETRAINED) -> list[Path]:
+    """Of each kind of model the file that was trained on most images of the data set; says which kinds have none."""
+    runs = {path: read_metadata(path)["run"] for path in sorted(folder.glob("*.safetensors"))}
+    found = []
+    for kind in kinds:
+        fitting = {p: r for p, r in runs.items() if _trained(r) == (dataset, kind)}
+        if fitting:
+            found.append(max(fitting, key=lambda path: _n_seen(runs[path])))
+        else:
+            print(f"{folder} has no {kind} trained on {dataset}")
+    return found
+
+
+def _trained(run: dict) -> tuple[str | None, str | None]:
+    config = run.get("config") or {}
+    return config.get("dataset"), config.get("model")
+
+
+def _n_seen(run: dict) -> int:
+    config = run["config"]
+    return run["epochs"] * (config.get("train_images") or TRAINING_IMAGES[config["dataset"]])
+
+
+def show(experiment: Experiment, rerun: bool) -> None:
+    """Display an experiment's protocol, table and figures.
+
+    They come from results/analysis, or are measured where `rerun` says so or nothing is stored for just these weights.
+    What is measured here is displayed and not written.
+    """
+    subjects = experiment.load_subjects()
+    record, table, pictures = (None if rerun else _stored(experiment, subjects)) or _measured(experiment, subjects)
+    print(record["protocol"], f"{record['date']}, {record['hardware']}", sep="\n")
+    with pd.option_context("display.precision", 4, "display.max_rows", 200):
+        display(table)
+    for picture in pictures:
+        display(Image(picture))
+
+
+def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]] | None:
+    """Record, table and pictures on file, if they are of just these weights."""
+    name = experiment.file_name(subjects)
+    try:
+        record, table = read_experiment(RESULTS, name)
+    except UserError as error:
+        print(f"measuring now: {error}")
+        return None
+    if {s["sha256"] for s in record["subjects"]} != {s.describe()["sha256"] for s in subjects}:
+        print(f"measuring now: {RESULTS}/{name}.json is of other weights")
+        return None
+    return record, table, stored_pictures(RESULTS, name)
+
+
+def _measured(experiment: Experiment, subjects: list[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]]:
+    result = experiment.measure(subjects)
+    return result.record, result.table, [rendered(figure, "png") for figure in result.figures.values()]
+
+
+def show_evaluation(checkpoint: Path, rerun: bool, n_images: int | None = None) -> None:
+    """Display a model's numbers with their protocols: of results/, or measured if there are none or `rerun` says so."""
+    stored = Path("results") / f"{checkpoint.stem}.json"
+    if stored.is_file() and not rerun:
+        record = json.loads(stored.read_text())
+    else:
+        record, _ = evaluate(Evaluation(checkpoint, n_images=n_images, metrics=RELEASE_METRICS))
+    print(f"{checkpoint.stem}: {record.get('budget', 'measured now')}", *metric_lines(record), sep="\n")
+    display(comparison(record).round(4))

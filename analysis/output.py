@@ -1,0 +1,90 @@
+"""Results of experiments as files: <name>.json says what was done with what, <name>.csv holds the numbers."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.drawing import save_figure
+from analysis.subjects import Subject
+from errors import UserError
+from files import write_atomically, write_json
+from provenance import provenance
+
+RESULTS = Path("results/analysis")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment leaves behind.
+
+    Attributes:
+        record: JSON-serialisable, made by `describe`.
+        table: the numbers, one row a measurement.
+        figures: by what distinguishes their files, "" for the main one; one that shows images is named `images`.
+    """
+
+    record: dict[str, Any]
+    table: pd.DataFrame
+    figures: Mapping[str, Figure]
+
+
+def describe(
+    protocol: str, subjects: Iterable[Subject], settings: Mapping[str, Any], **measured: Any
+) -> dict[str, Any]:
+    """The record of an experiment.
+
+    Args:
+        protocol: in words, what every number of the table is and on which images it was measured.
+        subjects: the models, whose labels the table uses.
+        settings: whatever else decides the numbers (seed, number of images, choice of reading).
+        **measured: numbers that have no place in the table.
+    """
+    subjects = list(subjects)
+    known = {"dataset": subjects[0].dataset, "protocol": protocol, "settings": dict(settings)}
+    return known | {"subjects": [s.describe() for s in subjects]} | measured | provenance(subjects[0].device)
+
+
+def write_experiment(folder: Path, name: str, record: dict[str, Any], table: pd.DataFrame) -> list[Path]:
+    """Write <name>.json and <name>.csv, each atomically, and return their paths.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    paths = [folder / f"{name}.json", folder / f"{name}.csv"]
+    write_json(paths[0], record)
+    write_atomically(paths[1], table.to_csv(index=False, float_format="%.6g").encode())
+    return paths
+
+
+def read_experiment(folder: Path, name: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The record and the table that `write_experiment` wrote.
+
+    Raises:
+        UserError: there are none, or they are damaged.
+    """
+    json_file, csv_file = folder / f"{name}.json", folder / f"{name}.csv"
+    try:
+        return json.loads(json_file.read_text()), pd.read_csv(csv_file)
+    except OSError as error:
+        raise UserError(f"no result {name} in {folder}: cannot read {error.filename}") from error
+    except ValueError as error:  # of JSON and of CSV alike
+        raise UserError(f"{json_file} or {csv_file} is damaged ({error}); make them again") from error
+
+
+def write_result(folder: Path, name: str, result: Result) -> list[Path]:
+    """Write record, table and every figure: <name>.json, .csv, .png, .pdf, and <name>-<figure>.png, .pdf."""
+    paths = write_experiment(folder, name, result.record, result.table)
+    for figure, drawn in result.figures.items():
+        paths += save_figure(drawn, folder / (f"{name}-{figure}" if figure else name))
+    return paths
+
+
+def stored_pictures(folder: Path, name: str) -> list[bytes]:
+    """The PNG files that `write_result` wrote."""
+    files = [folder / f"{name}.png", *sorted(folder.glob(f"{name}-*.png"))]
+    return [file.read_bytes() for file in files if file.exists()]

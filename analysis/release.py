@@ -1,0 +1,147 @@
+"""What a trained row leaves behind: weights, their card, the result, pictures; all numbers are the released file's."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analysis.evaluation import Evaluation, evaluate
+from analysis.experiments import Places, Row, is_done, read_result
+from analysis.generation import FAD_PROTOCOLS
+from errors import UserError
+from files import write_atomically, write_json
+from models import load_model, read_metadata, save_model
+from training.folder import read_record
+from training.log import METRICS_FILE, RATES_FILE, save_grid
+
+HALF_PRECISION_TOLERANCE = 0.002  # relative change of the reconstruction loss that half precision may cost
+RELEASE_METRICS = ("reconstruction", *FAD_PROTOCOLS)  # FID and IS take files that do not come with the project
+PRIVATE_IMAGES = ("celeba",)  # pictures of people stay in the run folder
+PROVENANCE = ("hardware", "versions", "commit", "date")
+
+
+def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dict[str, Any]:
+    """Write pretrained/<name>.safetensors and its card, results/<name>.json, logs and pictures from a run folder.
+
+    The weights go out in half precision if that leaves the reconstruction loss alone.
+    """
+    weights = _weights(row, places)
+    model, run = load_model(folder), read_metadata(folder)["run"]
+    save_model(model, weights, run, torch.float16)
+    record, pictures = _measure(weights, device)
+    if not _close(record["reconstruction_loss"]["value"], run["test_reconstruction"]):
+        save_model(model, weights, run)
+        record, pictures = _measure(weights, device)
+    epochs, start = pd.read_csv(folder / METRICS_FILE), read_record(folder)["starts"][-1]
+    record |= {
+        "trained": {key: start[key] for key in PROVENANCE},
+        "training_seconds": round(float(epochs["seconds"].sum()), 1),
+        "images_per_second": round(float(epochs["images_per_second"].iloc[-1]), 1),
+    }
+    for log in (METRICS_FILE, RATES_FILE):
+        if (folder / log).exists():  # a model without a spiking latent has no rates
+            write_atomically(places.results / f"{row.name}-{log}", (folder / log).read_bytes())
+    return _write(row, record, pictures, places)
+
+
+def remeasure(row: Row, places: Places, device: str = "auto") -> dict[str, Any]:
+    """Measure pretrained/<name>.safetensors again and write its result, card and pictures; training's figures stay.
+
+    Raises:
+        UserError: the row has no result, or no released file, or one of another run.
+    """
+    if not is_done(row, places):
+        raise UserError(f"{row.name} has no result to measure again: `python reproduce.py {row.name}` makes one")
+    before = read_result(row, places)
+    record, pictures = _measure(_weights(row, places), device)
+    if record["epochs"] != before["epochs"]:
+        raise UserError(
+            f"{_weights(row, places)} was trained {record['epochs']} epochs, but the result of {row.name} says "
+            f"{before['epochs']}: `python reproduce.py {row.name}` makes both anew"
+        )
+    record |= {"trained": trained(before)} | {key: before[key] for key in ("training_seconds", "images_per_second")}
+    return _write(row, record, pictures, places)
+
+
+def _measure(weights: Path, device: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    record, pictures = evaluate(Evaluation(weights, device=device, metrics=RELEASE_METRICS))
+    for name, reason in record["left_out"].items():
+        print(f"{name} left out: {reason}", flush=True)
+    return record, pictures
+
+
+def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places: Places) -> dict[str, Any]:
+    weights = _weights(row, places)
+    record |= {
+        "name": row.name,
+        "status": "done",
+        "checkpoint": weights.name,
+        "budget": budget(row, record["epochs"]),
+        "command": f"python reproduce.py {row.name}",
+    }
+    write_json(places.results / f"{row.name}.json", record)
+    write_atomically(weights.with_suffix(".md"), card(record).encode())
+    if row.dataset not in PRIVATE_IMAGES:
+        for name, grid in pictures.items():
+            save_grid(grid, places.results / f"{row.name}-{name}.png")
+    return record
+
+
+def _weights(row: Row, places: Places) -> Path:
+    return places.pretrained / f"{row.name}.safetensors"
+
+
+def trained(record: dict[str, Any]) -> dict[str, Any]:
+    """Commit, versions, hardware and date of a result's training: where they are not stored, those of measuring it."""
+    return record.get("trained") or {key: record[key] for key in PROVENANCE}
+
+
+def budget(row: Row, epochs: int) -> str:
+    """Label of how far a result went: the row's recipe, and whether its epochs were reduced."""
+    reduced = f", REDUCED: {epochs} of {row.epochs} epochs" if epochs < row.epochs else f", {epochs} epochs"
+    return row.label + reduced
+
+
+def card(record: dict[str, Any]) -> str:
+    """What a user of the weights must know, as Markdown."""
+    loss, config = record["reconstruction_loss"], record["config"]
+    lines = {
+        "model": f"{config['model']}, variant `{config['variant']}`, T = {config['n_steps']}, "
+        f"D = {config['latent_dim']}",
+        "data": f"{record['dataset']}, {loss['split']} split for the numbers",
+        "budget": record["budget"],
+        "recipe": f"batch {config['batch_size']}, lr {config['lr']:g}, seed {config['seed']}, "
+        f"{record['epoch_rule']} ({record['epochs']})",
+        "reconstruction loss": f"{loss['value']:.5f} ({loss['protocol']}; n = {loss['n_images']})",
+        "mean training image": f"{record['baselines']['mean training image']:.5f}",
+        **{name: _fad_text(record[name]) for name in FAD_PROTOCOLS if name in record},
+        "command": f"`{record['command']}`",
+        "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s",
+        **{f"training's {key}": value for key, value in _origin(record.get("trained")).items()},
+        **_origin(record),
+    }
+    rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
+    return f"# {record['name']}\n\n| | |\n|---|---|\n{rows}\n"
+
+
+def _origin(record: dict[str, Any] | None) -> dict[str, str]:
+    """Provenance as text; nothing of nothing."""
+    if record is None:
+        return {}
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return {key: record[key] for key in PROVENANCE} | {"versions": versions}
+
+
+def _fad_text(measured: dict[str, Any]) -> str:
+    real = measured["training_images"]
+    beside = f"; real training images score {real['value']:.3f}" if real else ""
+    return (
+        f"{measured['value']:.3f}{beside} ({measured['protocol']}; n = {measured['n_images']}; "
+        f"{measured['feature_network']})"
+    )
+
+
+def _close(value: float, exact: float) -> bool:
+    return abs(value - exact) <= HALF_PRECISION_TOLERANCE * exact

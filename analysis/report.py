@@ -1,0 +1,113 @@
+"""Execute the notebooks and bind them into a folder of HTML pages.
+
+    python -m analysis.report            # writes report/index.html
+
+They read results/analysis and measure what is missing there, on the checkpoints that pretrained/ has.
+"""
+
+import html
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from tqdm import tqdm
+from traitlets.config import Config
+
+from cli import parse_arguments, run_program
+from errors import UserError
+from files import write_atomically
+
+NOTEBOOKS = Path("notebooks")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Execute the notebooks and bind them into a folder of HTML pages."""
+
+    out: Path = Path("report")
+    """folder for the pages"""
+    notebooks: Path = NOTEBOOKS
+    """folder of the notebooks"""
+
+
+def main(argv: list[str]) -> None:
+    """Execute all notebooks, write a page each and an index.
+
+    Raises:
+        UserError: a notebook that fails; the others have their pages, and the index says which.
+    """
+    arguments = parse_arguments(Arguments, argv, __doc__)
+    files = sorted(arguments.notebooks.glob("*.ipynb"))
+    if not files:
+        raise UserError(f"no notebooks in {arguments.notebooks}")
+    failures = {}
+    for file in tqdm(files, "notebooks", disable=None, leave=False):
+        try:
+            write_atomically(arguments.out / f"{file.stem}.html", page(execute(file)).encode())
+        except UserError as error:
+            failures[file.stem] = str(error)
+    write_atomically(arguments.out / "index.html", index(files, failures).encode())
+    print(arguments.out / "index.html")
+    if failures:
+        raise UserError("; ".join(failures.values()))
+
+
+def execute(file: Path, parameters: Mapping[str, Any] | None = None, timeout: int | None = None) -> NotebookNode:
+    """A notebook with the outputs of its cells; the file stays as it is.
+
+    Args:
+        file: the notebook.
+        parameters: names to set anew behind the first code cell, to values that `repr` can write.
+        timeout: seconds that a cell may take.
+
+    Raises:
+        UserError: a cell that fails, in one line.
+    """
+    notebook = nbformat.read(file, as_version=4)
+    if parameters:
+        first = next(k for k, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+        source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+        notebook.cells.insert(first + 1, nbformat.v4.new_code_cell(source))
+    place = {"metadata": {"path": str(file.parent)}}
+    with TemporaryDirectory() as folder:
+        sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}  # else a kernel listens on TCP ports
+        client = NotebookClient(notebook, timeout=timeout, resources=place, config=Config({"KernelManager": sockets}))
+        try:
+            return client.execute()
+        except CellExecutionError as error:
+            raise UserError(f"{file} failed: {error.ename}: {error.evalue}") from error
+
+
+def page(notebook: NotebookNode) -> str:
+    """An executed notebook as HTML."""
+    return HTMLExporter().from_notebook_node(notebook)[0]
+
+
+def index(files: Sequence[Path], failures: Mapping[str, str]) -> str:
+    """A page of links to the others, under the notebooks' own headings; failures are said instead."""
+    items = []
+    for file in files:
+        link = f'<a href="{file.stem}.html">{html.escape(title(file))}</a>'
+        failed = f"{html.escape(title(file))}: {html.escape(failures.get(file.stem, ''))}"
+        items.append(f"<li>{failed if file.stem in failures else link}</li>")
+    head = '<!doctype html><meta charset="utf-8"><title>The paper\'s experiments</title>'
+    return f"{head}\n<h1>The paper's experiments</h1>\n<ul>\n" + "\n".join(items) + "\n</ul>\n"
+
+
+def title(file: Path) -> str:
+    """A notebook's first heading."""
+    cells = nbformat.read(file, as_version=4).cells
+    lines = (line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), file.stem)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

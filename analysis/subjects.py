@@ -1,0 +1,161 @@
+"""The trained models that an experiment compares: loaded, checked against their data, labelled with their budget."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from data import DATASETS, load_split
+from errors import UserError
+from models import ModelConfig, load_model, read_metadata
+from models.checkpoint import find_model_file
+from neurons import set_backend
+from training.device import resolve_backend, resolve_device
+
+TEST_IMAGES = {"digits": 297, "mnist": 10_000, "fashion_mnist": 10_000, "cifar10": 10_000, "celeba": 19_962}
+MODEL_NAMES = {"esvae": "ESVAE", "fsvae": "FSVAE", "taid": "TAID", "ann_vae": "ANN VAE", "autoencoder": "Autoencoder"}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A trained model under study.
+
+    Attributes:
+        name: of the run folder, or of the file without its suffix.
+        path: run folder or model file.
+        model: in evaluation mode, on its device.
+        dataset: whose images it is shown.
+        label: name, epochs and number of training images, for legends and tables; among subjects loaded together no
+            two are the same.
+        run: what is stored of its training.
+    """
+
+    name: str
+    path: Path
+    model: nn.Module
+    dataset: str
+    label: str
+    run: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """Name in `models.MODELS`."""
+        return self.model.config.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def generator(self, seed: int) -> Generator:
+        """A source of noise on the model's device."""
+        return Generator(self.device).manual_seed(seed)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-serialisable: which weights these are, and how they were trained."""
+        weights = find_model_file(self.path)
+        return {
+            "label": self.label,
+            "name": self.name,
+            "checkpoint": self.path.name,
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "dataset": self.dataset,
+            "epochs": self.run.get("epochs"),
+            "config": self.run.get("config"),
+            "model": self.model.config.to_dict(),
+        }
+
+
+def load_subjects(
+    checkpoints: Sequence[Path | str],
+    dataset: str | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    *,
+    spiking: bool = True,
+) -> list[Subject]:
+    """Load the models that share a table or figure, hence a data set.
+
+    Args:
+        checkpoints: run folders, model files, or the authors' `.pth`.
+        dataset: of the images that they are shown; the one that each was trained on if None.
+        device, backend: as in training.
+        spiking: whether the experiment needs a spiking latent.
+
+    Raises:
+        UserError: no checkpoint, one that cannot be used or does not spike where it must, or different data sets.
+    """
+    if not checkpoints:
+        raise UserError("give at least one model: --checkpoint FILE, as often as there are models to compare")
+    on = resolve_device(device)
+    subjects = [_load(Path(path), dataset, on, resolve_backend(backend, on)) for path in checkpoints]
+    for subject in subjects:
+        if spiking and not hasattr(subject.model, "sample_latent"):
+            raise UserError(f"{subject.path} has no spiking latent, which this experiment needs: {subject.kind}")
+    if len({s.dataset for s in subjects}) > 1:
+        trained_on = ", ".join(f"{s.name} on {s.dataset}" for s in subjects)
+        raise UserError(f"the models must share a data set to be compared, but are trained {trained_on}")
+    return _distinct(subjects)
+
+
+def _load(path: Path, dataset: str | None, device: torch.device, backend: str) -> Subject:
+    model, run = load_model(path, str(device)), read_metadata(path)["run"]
+    dataset = dataset_of(path, run, model.config, dataset)
+    set_backend(model, backend)
+    name = path.name if path.is_dir() else path.stem
+    return Subject(name, path, model, dataset, _label(model.config.model, run), run)
+
+
+def dataset_of(checkpoint: Path, run: dict[str, Any], config: ModelConfig, asked: str | None = None) -> str:
+    """The data set asked for, else the one that a model was trained on.
+
+    Raises:
+        UserError: nothing known, unknown, or images of another shape than the model's.
+    """
+    dataset = asked or (run.get("config") or {}).get("dataset")
+    if dataset is None:
+        raise UserError(f"{checkpoint} does not say what it was trained on; give --dataset")
+    if dataset not in DATASETS:
+        raise UserError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
+    DATASETS[dataset].check_images_of(checkpoint, config.image_channels, config.image_size)
+    return dataset
+
+
+def _label(model: str, run: dict[str, Any]) -> str:
+    """What is compared and how far it was trained, so that no figure hides it."""
+    config, epochs = run.get("config") or {}, run.get("epochs")
+    name = MODEL_NAMES[model] + (" (variant code)" if config.get("variant") == "code" and model != "ann_vae" else "")
+    if epochs is None:
+        return f"{name}, training unknown"
+    images = f" of {config['train_images']:,} images" if config.get("train_images") else ""
+    return f"{name}, {epochs} epoch{'s' if epochs != 1 else ''}{images}"
+
+
+def _distinct(subjects: list[Subject]) -> list[Subject]:
+    """The subjects, their names added to labels that several share.
+
+    Raises:
+        UserError: the same name twice.
+    """
+    twice = [name for name, count in Counter(s.name for s in subjects).items() if count > 1]
+    if twice:
+        raise UserError(f"two models are called {twice[0]}: give each once, or copy one to another name")
+    counts = Counter(s.label for s in subjects)
+    return [replace(s, label=f"{s.label} ({s.name})") if counts[s.label] > 1 else s for s in subjects]
+
+
+def load_test_images(subjects: Iterable[Subject], data_dir: Path | None = None, limit: int | None = None) -> Tensor:
+    """The subjects' test images, or the first `limit` of them, on their device: uint8 [N, C, H, W]."""
+    first = next(iter(subjects))
+    return load_split(first.dataset, "test", data_dir, limit=limit, device=first.device).images
+
+
+def part_of_test_split(dataset: str, n_images: int) -> str:
+    """How much of a data set's test split `n_images` are, in words."""
+    total = TEST_IMAGES[dataset]
+    return "whole test split" if n_images == total else f"{n_images} of {total} images"

@@ -1,0 +1,102 @@
+"""Table I from result files: our numbers, over seeds, beside the paper's and newer ones."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.comparison import COLUMNS, OWN_FAD, compared
+from analysis.experiments import Experiments, Places, Row, read_result
+from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
+from analysis.published import METRICS, published
+from analysis.release import trained
+from analysis.subjects import MODEL_NAMES
+from errors import UserError
+
+Record = dict[str, Any]
+Found = list[tuple[Row, Record]]
+
+HEADINGS = {
+    "reconstruction_loss": "reconstruction loss",
+    "inception_score": "IS",
+    "fid": "FID",
+    "fad": "FAD",
+    OWN_FAD: "FAD, own autoencoder",
+}
+
+
+def table1(experiments: Experiments, places: Places) -> pd.DataFrame:
+    """All lines with COLUMNS, as `analysis.lines.frame` orders them.
+
+    Raises:
+        UserError: a damaged result, or seeds of one line measured by different protocols.
+    """
+    paper = published("table1")
+    lines = [published_line(row, "paper", _numbers(row)) for row in paper.to_dict("records")]
+    for rows in _by_recipe(experiments.rows):
+        lines += _our_lines(rows, [read_result(row, places) for row in rows], by_model(paper))
+    lines += [published_line(row, "newer", _numbers(row)) for row in published("newer").to_dict("records")]
+    return frame(lines, COLUMNS)
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    return {metric: row[metric] for metric in METRICS if metric in row}
+
+
+def _by_recipe(rows: Sequence[Row]) -> list[list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(recipe_key(row), []).append(row)
+    return list(groups.values())
+
+
+def _our_lines(rows: Sequence[Row], results: Sequence[Record | None], goals: Goals) -> list[Line]:
+    """One line for each number of epochs that seeds have reached, one for the failed, one if nothing was run."""
+    groups: dict[tuple[str, int], Found] = {}
+    for row, record in zip(rows, results, strict=True):
+        key = (record["status"], record["epochs"]) if record else ("not run", 0)
+        groups.setdefault(key, []).append((row, record or {}))
+    if len(groups) > 1:
+        groups.pop(("not run", 0), None)  # seeds still to come show in "1 of 3"
+    return [_our_line(*key, found, len(rows), goals) for key, found in groups.items()]
+
+
+def _our_line(status: str, epochs: int, found: Found, n_planned: int, goals: Goals) -> Line:
+    row, model = found[0][0], MODEL_NAMES[found[0][0].model]
+    line = our_line(model, [row for row, _ in found], n_planned, status, epochs)
+    if status == "failed":
+        errors = dict.fromkeys(record["error"] for _, record in found)
+        line["recipe"] += f"; failed: {'; '.join(errors)}"
+    if status == "done":
+        line |= _measured([record for _, record in found], goals.get((row.dataset, model), {}))
+    return line
+
+
+def _measured(records: Sequence[Record], goals: Mapping[str, float]) -> Line:
+    """Each metric over seeds, where it was trained, by which protocols."""
+    line: Line = {}
+    protocols = []
+    for column in COLUMNS:
+        numbers = [compared(record)[column] for record in records if column in compared(record)]
+        if numbers:
+            line |= over_seeds(column, [n["value"] for n in numbers], goals.get(column, float("nan")))
+            protocols.append(_protocol(column, numbers, records))
+    return line | origins([trained(record)["hardware"] for record in records], protocols)
+
+
+def _protocol(column: str, numbers: Sequence[Record], records: Sequence[Record]) -> str:
+    """How all of the numbers were measured, in words."""
+    found = sorted({_describe(column, number) for number in numbers})
+    if len(found) > 1:
+        names = " ".join(record["name"] for record in records)
+        raise UserError(
+            f"{column} of {names} was measured by different protocols ({' / '.join(found)}): measure them again "
+            f"with `python reproduce.py --evaluate {names}`"
+        )
+    return found[0]
+
+
+def _describe(column: str, number: Record) -> str:
+    network = f", {number['feature_network']}" if number["feature_network"] else ""
+    split = f", {number['split']} split" if number["split"] else ""
+    return f"{HEADINGS[column]}: {number['protocol']}; n = {number['n_images']:,}{split}{network}"

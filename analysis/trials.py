@@ -1,0 +1,69 @@
+"""Many short runs as lines of one CSV file: a trial that stands there is not run again."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from errors import UserError
+from files import write_atomically
+from provenance import git_commit
+from training.config import Config
+from training.loop import Run, prepare, train_epoch
+from training.stop import StopRequest
+
+IDENTITY = ("dataset", "model", "train_images", "epochs", "seed")
+
+Score = Callable[[Run], float]
+
+
+def run_trials(configs: Iterable[Config], settings: tuple[str, ...], score: Score, file: Path) -> pd.DataFrame:
+    """Run the trials that `file` does not hold, adding a line after each.
+
+    Args:
+        configs: one per trial.
+        settings: the fields of a configuration in which trials differ, beside data set, model, budget and seed.
+        score: of a run that has been trained; stands in column `loss`, which is empty where training diverged.
+        file: CSV, made if need be.
+
+    Returns:
+        all of the file.
+
+    Raises:
+        UserError: the file holds something else, or a trial cannot be started.
+    """
+    for config in configs:
+        key = {name: getattr(config, name) for name in (*IDENTITY, *settings)}
+        if not _holds(file, key):
+            row = key | {"loss": _result(config, score), "commit": git_commit()}
+            old = pd.read_csv(file) if file.exists() else pd.DataFrame()
+            write_atomically(file, pd.concat([old, pd.DataFrame([row])]).to_csv(index=False).encode())
+            print("  ".join(f"{name} {value}" for name, value in row.items() if name != "commit"), flush=True)
+    return pd.read_csv(file)
+
+
+def _holds(file: Path, key: dict[str, Any]) -> bool:
+    if not file.exists():
+        return False
+    table = pd.read_csv(file)
+    if not set(key) <= set(table.columns):
+        raise UserError(f"{file} is no table of such trials; give another --out")
+    wanted = pd.Series(key)
+    same = (table[list(key)] == wanted) | (table[list(key)].isna() & wanted.isna())
+    return bool(same.all(axis=1).any())
+
+
+def _result(config: Config, score: Score) -> float | None:
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepare(replace(config, runs_dir=Path(folder), name="trial"))
+        try:
+            while run.epoch < config.epochs:
+                train_epoch(run, StopRequest())
+                run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
+        except UserError:  # the loss is no longer finite
+            return None
+    run.model.eval()
+    return score(run)

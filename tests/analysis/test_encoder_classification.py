@@ -1,0 +1,182 @@
+"""The classifier learns what there is to learn, and its controls are what they are called."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from analysis.classifier import Accuracy, Labelled, Recipe, build_classifier, train_classifier
+from analysis.command import experiment_main
+from analysis.encoder_classification import (
+    PIXELS,
+    TRAINED,
+    UNTRAINED,
+    EncoderClassification,
+    paper_table3,
+    summary,
+    with_verdict,
+)
+from analysis.features import PixelPCA, encoder_rates, untrained_copy
+from analysis.output import read_experiment
+from analysis.subjects import load_subjects
+from cli import run_program
+from data import load_split, to_unit_range
+from errors import UserError
+from models import ModelConfig, build_model, save_model
+from neurons import ThresholdDependentBatchNorm
+
+PRETRAINED = Path(__file__).parents[2] / "pretrained"
+DIGITS = PRETRAINED / "esvae-digits.safetensors"
+SMALL = {"image_channels": 1, "widths": (8, 8, 8, 8), "n_steps": 4, "latent_dim": 8, "n_candidates": 3}
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple:
+    return tuple(load_split("digits", split) for split in ("train", "test"))
+
+
+def run(*argv: str | Path) -> int:
+    return run_program(experiment_main(EncoderClassification, None), [str(word) for word in argv])
+
+
+def test_the_rates_of_the_digits_model_are_classified(digits: tuple) -> None:
+    (subject,) = load_subjects([DIGITS], device="cpu")
+    rates = [Labelled(encoder_rates(subject.model, split.images), split.labels) for split in digits]
+    assert train_classifier(*rates, Recipe(epochs=15, batch_size=32)).test > 0.9
+
+
+def test_the_classifier_has_the_papers_layers() -> None:
+    sizes = [tuple(p.shape) for p in build_classifier(128, 10).parameters() if p.dim() == 2]
+    assert sizes == [(512, 128), (256, 512), (128, 256), (10, 128)]
+
+
+def test_a_seed_fixes_a_classifier_and_leaves_the_global_noise_alone(rng: torch.Generator) -> None:
+    data = Labelled(torch.rand(60, 8, generator=rng), torch.arange(60) % 3)
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    first, again, other = (train_classifier(data, data, Recipe(epochs=5, batch_size=7), seed) for seed in (0, 0, 1))
+    assert torch.rand(1).equal(expected)
+    assert first == again != other
+
+
+def test_shuffled_labels_are_not_learned(rng: torch.Generator) -> None:
+    features, labels = torch.rand(400, 8, generator=rng), torch.randint(10, (400,), generator=rng)
+    halves = [Labelled(features[half], labels[half]) for half in (slice(200), slice(200, 400))]
+    assert train_classifier(*halves, Recipe(epochs=30)).test < 0.2
+
+
+def test_a_classifier_that_diverges_is_told(rng: torch.Generator) -> None:
+    data = Labelled(1e6 * torch.rand(50, 8, generator=rng), torch.arange(50) % 10)
+    with pytest.raises(UserError, match="diverged at --lr 1000"):
+        train_classifier(data, data, Recipe(epochs=5, lr=1000.0, batch_size=5))
+
+
+@pytest.mark.parametrize("name", ["esvae", "fsvae", "taid"])
+def test_rates_are_the_encoders_or_those_of_a_draw(name: str, digits: tuple) -> None:
+    torch.manual_seed(0)
+    images = digits[1].images[:20]
+    model = untrained_copy(build_model(ModelConfig(model=name, **SMALL)), digits[0].images[:50], kind="draw")
+    of_encoder = encoder_rates(model, images)
+    assert of_encoder.equal(model.firing_rate(to_unit_range(images)))
+    assert of_encoder.equal(encoder_rates(model, images, seed=1))
+    drawn = [encoder_rates(model, images, seed, "draw") for seed in (0, 0, 1)]
+    assert drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2])
+    assert all(((4 * rates) % 1 == 0).all() for rates in (of_encoder, *drawn))  # spikes of 4 steps
+
+
+def test_the_control_has_the_statistics_of_the_images_and_no_training(digits: tuple) -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(**SMALL)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    control, again = (untrained_copy(model, digits[0].images, seed=3) for _ in range(2))
+    assert not control.training
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    for name, value in control.named_parameters():
+        assert value.equal(again.get_parameter(name))
+    torch.manual_seed(3)
+    fresh = dict(build_model(model.config).named_parameters())
+    assert all(value.equal(fresh[name]) for name, value in control.named_parameters())
+    norm = control.encoder.blocks[0].norm
+    current = control.encoder.blocks[0]._current(to_unit_range(digits[0].images))
+    mean = current.mean((0, 2, 3)) + control.encoder.blocks[0].synapse.bias
+    assert norm.running_mean == pytest.approx(mean.detach(), abs=0.05)
+    assert norm.running_var == pytest.approx(current.var((0, 2, 3)).detach(), rel=0.1)
+    assert {m.momentum for m in control.modules() if isinstance(m, ThresholdDependentBatchNorm)} == {0.1}
+
+
+def test_principal_components_are_scikit_learns(digits: tuple) -> None:
+    train, test = (split.images[..., ::4, ::4] for split in digits)  # 8x8, as they once were
+    ours, theirs = PixelPCA(train, 12), PCA(12, svd_solver="full")
+    expected = theirs.fit(to_unit_range(train).flatten(1)).transform(to_unit_range(test).flatten(1))
+    found = ours(test).numpy()
+    scale = np.sqrt((theirs.explained_variance_ * (len(train) - 1) / len(train)).mean())
+    np.testing.assert_allclose(abs(found), abs(expected) / scale, atol=1e-3)
+    assert ours.explained == pytest.approx(theirs.explained_variance_ratio_.sum(), rel=1e-4)
+    assert ours(train).square().mean().item() == pytest.approx(1, rel=1e-3)
+
+
+def test_more_components_than_images_are_as_many_as_there_are(digits: tuple) -> None:
+    assert PixelPCA(digits[0].images[:10, :, ::4, ::4], 64).n_components == 9
+
+
+def verdicts(trained: float, untrained: float, n_test: int) -> list[str]:
+    rows = [("a", TRAINED, trained), ("a", UNTRAINED, untrained), ("128 components", PIXELS, 99.0)]
+    table = pd.DataFrame(rows, columns=["model", "features", "test_accuracy"])
+    return with_verdict(table, n_test)["verdict"].tolist()
+
+
+def test_the_verdict_needs_more_than_chance() -> None:
+    assert verdicts(95, 90, 10_000) == ["clear", "", ""]  # standard error 0.37
+    assert verdicts(95, 90, 100) == ["not clear", "", ""]  # 3.7
+    assert verdicts(90, 95, 10_000) == ["worse", "", ""]
+
+
+def test_a_single_classifier_has_no_deviation() -> None:
+    assert summary([Accuracy(1.0, 0.5), Accuracy(1.0, 0.7)])["deviation"] == pytest.approx(20 / 2**0.5)
+    assert np.isnan(summary([Accuracy(1.0, 0.5)])["deviation"])
+
+
+def test_the_papers_accuracies_lie_beside(digits: tuple) -> None:
+    assert paper_table3("cifar10") == {"FSVAE": 46.65, "ESVAE": 53.59}
+    assert paper_table3("digits") == {}
+
+
+def saved(folder: Path, model: str, dataset: str = "digits", **fields: object) -> Path:
+    path = folder / f"{model}.safetensors"
+    network = build_model(ModelConfig(model=model, **{**SMALL, **fields}))
+    save_model(network, path, {"epochs": 1, "config": {"dataset": dataset}})
+    return path
+
+
+def test_the_command_compares_models_and_controls(tmp_path: Path) -> None:
+    paths = [saved(tmp_path, "esvae"), saved(tmp_path, "taid")]
+    flags = ("--n-images", "50", "--epochs", "2", "--n-classifiers", "2", "--out", tmp_path / "out")
+    assert run("--checkpoint", paths[0], "--checkpoint", paths[1], *flags) == 0
+    record, table = read_experiment(tmp_path / "out", "encoder_classification-digits")
+    assert table["features"].tolist() == [TRAINED, UNTRAINED] * 2 + [PIXELS]
+    assert table["test_accuracy"].between(0, 100).all()
+    assert "2 epochs (paper: 200)" in record["protocol"] and "50 training images" in record["protocol"]
+    assert (tmp_path / "out" / "encoder_classification-digits.png").stat().st_size > 0
+
+
+def test_images_without_classes_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, "esvae", "celeba", image_channels=3, widths=(4, 4, 4, 4, 4))
+    split = load_split("digits", "test", limit=2)
+    unlabelled = type(split)(split.images, None)
+    monkeypatch.setattr("analysis.encoder_classification.load_split", lambda *args, **kwargs: unlabelled)
+    assert run("--checkpoint", path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: celeba has no classes: choose models of another data set"
+
+
+@pytest.mark.parametrize("flags", ["--epochs 0", "--lr 0", "--momentum 1", "--n-classifiers 0", "--batch-size 0"])
+def test_nonsense_is_refused_in_one_line(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*flags.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert flags.split()[0] in line

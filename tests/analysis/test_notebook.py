@@ -1,0 +1,56 @@
+"""What a notebook shows: the longest trained checkpoints, and results on file where they are of these weights."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis import notebook
+from analysis.latent_raster import LatentRaster
+from analysis.notebook import best_checkpoints, show
+from analysis.output import write_result
+from models import load_model, save_model
+
+
+def test_of_each_kind_the_model_that_saw_most_images_is_taken(
+    small_models: dict[str, Path], tmp_path: Path, capsys
+) -> None:
+    model = load_model(small_models["esvae"])
+    for name, epochs, train_images in (("short", 3, None), ("few", 20, 100), ("long", 4, None)):
+        config = {"dataset": "digits", "model": "esvae", "train_images": train_images}
+        save_model(model, tmp_path / f"{name}.safetensors", {"epochs": epochs, "config": config})
+    save_model(model, tmp_path / "unknown.safetensors")
+    assert best_checkpoints("digits", "esvae", "fsvae", folder=tmp_path) == [tmp_path / "long.safetensors"]
+    assert "has no fsvae trained on digits" in capsys.readouterr().out
+    assert best_checkpoints("mnist", "esvae", folder=tmp_path) == []
+
+
+@pytest.fixture
+def stored(small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LatentRaster:
+    """An experiment whose result, with a number that no measurement gives, is on file."""
+    monkeypatch.setattr(notebook, "RESULTS", tmp_path)
+    experiment = LatentRaster(checkpoint=(small_models["esvae"],), n_images=5, device="cpu")
+    subjects = experiment.load_subjects()
+    result = experiment.measure(subjects)
+    result.table["firing_rate"] = 123.5
+    write_result(tmp_path, experiment.file_name(subjects), result)
+    return experiment
+
+
+def test_a_result_on_file_is_shown(stored: LatentRaster, capsys) -> None:
+    show(stored, rerun=False)
+    shown = capsys.readouterr().out
+    assert "123.5" in shown and "5 of 297 images" in shown and "Image" in shown
+    assert "measuring now" not in shown
+
+
+def test_a_rerun_measures_and_leaves_the_file(stored: LatentRaster, tmp_path: Path, capsys) -> None:
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    show(stored, rerun=True)
+    assert "123.5" not in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_result_of_other_weights_is_not_shown(stored: LatentRaster, small_models: dict[str, Path], capsys) -> None:
+    show(LatentRaster(checkpoint=(small_models["fsvae"],), n_images=5, device="cpu"), rerun=False)
+    shown = capsys.readouterr().out
+    assert "is of other weights" in shown and "FSVAE" in shown and "123.5" not in shown

@@ -1,0 +1,48 @@
+"""The commit that a number carries."""
+
+import subprocess
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import provenance
+
+IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b")
+
+
+def module_in(folder: Path) -> ModuleType:
+    """A copy of provenance.py that lives in another folder."""
+    file = folder / "provenance.py"
+    file.write_text(Path(provenance.__file__).read_text())
+    spec = spec_from_file_location("provenance_copy", file)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> tuple[Path, ModuleType]:
+    module = module_in(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.json").write_text("1")
+    for command in (("init", "-q"), ("add", "."), (*IDENTITY, "commit", "-qm", "all")):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    return tmp_path, module
+
+
+def test_a_result_leaves_the_commit_clean_and_code_does_not(checkout: tuple[Path, ModuleType]) -> None:
+    folder, module = checkout
+    clean = module.git_commit()
+    assert len(clean) == 40
+    (folder / "results" / "a.json").write_text("2")
+    (folder / "untracked").write_text("")
+    assert module.git_commit() == clean
+    (folder / "provenance.py").write_text("# changed\n")
+    assert module.git_commit() == f"{clean}-dirty"
+
+
+def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert module_in(tmp_path).git_commit() is None
