@@ -104,7 +104,7 @@ def soak(config: Config, minutes: float, every: float = 1.0) -> list[Sample]:
         while not done.wait(every):
             samples.append(sample(started))
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, name="soak")
     watcher.start()
     try:
         fit(config, deadline=started + 60 * minutes)
