@@ -6,8 +6,8 @@
 
 Trains a classifier 128-512-256-128-10 on the rates of the training split, prints its accuracy on the test split, and
 does the same for the rates of an untrained encoder and for as many principal components of the pixels. Writes
-results/analysis/encoder_classification-<data set>.json, .csv, .png, .pdf. An epoch on MNIST takes 3.2 s of one core of an
-AMD EPYC, hence 200 epochs 11 minutes; each row of the table is `n_classifiers` such trainings. `--n-images` and
+results/analysis/encoder_classification-<data set>.json, .csv, .png, .pdf. An epoch on MNIST takes 3.2 s of one core of
+an AMD EPYC, hence 200 epochs 11 minutes; each row of the table is `n_classifiers` such trainings. `--n-images` and
 `--epochs` shorten it, and the protocol says so.
 """
 
