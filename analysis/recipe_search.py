@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.tables import as_text
+from analysis.formats import as_text
 from analysis.trials import run_trials
 from cli import parse_arguments, run_program
 from data import load_split

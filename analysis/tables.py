@@ -21,6 +21,7 @@ from analysis.formats import as_latex
 from analysis.layout import latex_layout, markdown_layout
 from analysis.run_list import run_list
 from analysis.table1 import HEADINGS, table1
+from analysis.trial_tables import recipe_table, switch_table
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_atomically
@@ -59,7 +60,11 @@ def make(results: Path) -> dict[str, str]:
     for table in (TABLE2, TABLE3):
         lines = experiment_table(table, experiments, places)
         files |= in_every_format(table.name, lines, table.headings)
-    return files | {"runs.md": run_list(experiments, places)}
+    return files | {
+        "runs.md": run_list(experiments, places),
+        "recipe_search.md": recipe_table(results / "recipe_search.csv"),
+        "variant_switches.md": switch_table(results / "variant_switches.csv"),
+    }
 
 
 def in_every_format(name: str, table: pd.DataFrame, headings: Mapping[str, str]) -> dict[str, str]:

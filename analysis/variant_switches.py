@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.tables import as_text
+from analysis.formats import as_text
 from analysis.trials import run_trials
 from cli import parse_arguments, run_program
 from metrics import evaluate_reconstruction

@@ -1,7 +1,7 @@
 """Train for minutes at fixed size and watch what the process holds: resident memory and open files must not grow.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.soak                          # ten minutes on digits
-    python -m benchmarks.soak --minutes 60 --config.model fsvae
+    OMP_NUM_THREADS=1 python -m benchmarks.soak           # ten minutes on digits
+    python -m benchmarks.soak --config.n-steps 4          # on a machine that is busy with other things
 
 The whole of training takes part: steps, tests, pictures, logs, checkpoints every second. Compares the last half minute
 with the half minute after two minutes, by which everything has been allocated; fails where memory has grown by more
@@ -104,7 +104,7 @@ def soak(config: Config, minutes: float, every: float = 1.0) -> list[Sample]:
         while not done.wait(every):
             samples.append(sample(started))
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, name="soak")
     watcher.start()
     try:
         fit(config, deadline=started + 60 * minutes)

@@ -1,5 +1,6 @@
 """Errors of the command line, in one line."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from cli import parse_arguments, run_program
 from errors import UserError
@@ -59,3 +61,41 @@ def test_a_reader_who_has_seen_enough_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("error", "phrase"),
+    [
+        (OSError(28, "No space left on device", "runs/x"), "No space left on device (runs/x); make room"),
+        (MemoryError(), "out of memory; smaller batches"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory; smaller batches"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out of memory"),
+    ],
+)
+def test_a_shortage_is_one_line(error: Exception, phrase: str, capsys: pytest.CaptureFixture) -> None:
+    def main(_: list[str]) -> None:
+        raise error
+
+    assert run_program(main, []) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and phrase in line
+    with pytest.raises(type(error)):
+        run_program(main, ["--debug"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), OSError(5, "Input/output error")])
+def test_other_errors_of_these_kinds_are_defects_and_keep_their_traceback(error: Exception) -> None:
+    def main(_: list[str]) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        run_program(main, [])
+
+
+def test_a_path_that_the_terminal_cannot_show_is_printed_all_the_same(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from cli import run_program; run_program(lambda a: print(a[0]), [os.fsdecode(b'l\\xe4ufe')])"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "l\\udce4ufe\n", "")

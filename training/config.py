@@ -198,7 +198,7 @@ MODEL_DATASET_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-# `--recipe fast`: what the search of docs/recipe.md found, from equal effort for ESVAE and FSVAE.
+# `--recipe fast`: from the trials of `python -m analysis.recipe_search`, told in docs/results.md.
 FAST_RECIPES: dict[str, dict[str, Any]] = {
     "esvae": {"batch_size": 16, "lr": 2e-3, "schedule": "cosine", "warmup": 0.1},
     "fsvae": {"batch_size": 32, "lr": 4e-3, "schedule": "cosine", "warmup": 0.1},

@@ -121,10 +121,10 @@ def prepare(config: Config) -> Run:
         torch.manual_seed(config.seed)
         model = build_model(config.model_config())
     set_runtime(model.to(device), config, device)
-    noise = Generator(device).manual_seed(config.seed)
-    learning = model, make_optimizer(model, config), noise, make_training_step(config)
+    optimizer, noise = make_optimizer(model, config), Generator(device).manual_seed(config.seed)
     if config.cuda_graph and config.rates_change:
-        rates_as_tensors(learning[1], device)
+        rates_as_tensors(optimizer, device)
+    learning = model, optimizer, noise, make_training_step(config)
     return Run(config, config.run_dir, device, train.images, test.images, *learning)
 
 

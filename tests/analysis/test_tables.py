@@ -230,9 +230,10 @@ def test_markdown_aligns_the_first_columns_left() -> None:
     assert lines == ["| a | bb | cc |", "| - | -- | -: |", "| x | 1  |  2 |"]
 
 
+PAGES = ("runs", "recipe_search", "variant_switches")
 PAGE = "\n".join(
     f"by hand {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->"
-    for name in ("table1", "table2", "table3", "runs")
+    for name in ("table1", "table2", "table3", *PAGES)
 )
 
 
@@ -251,7 +252,9 @@ def test_the_command_renews_marked_sections_alone(
     assert "old" not in text and text.endswith("the end") and "by hand table2\n<!-- begin table2 -->" in text
     assert "No run has a result yet." in text and "### CelebA" in text
     written = {file.name for file in (places.results / "tables").iterdir()}
-    assert written == {f"table{k}.{kind}" for k in (1, 2, 3) for kind in ("md", "csv", "tex")} | {"runs.md"}
+    assert written == {f"table{k}.{kind}" for k in (1, 2, 3) for kind in ("md", "csv", "tex")} | {
+        f"{name}.md" for name in PAGES
+    }
     table = pd.read_csv(io.StringIO((places.results / "tables" / "table1.csv").read_text()))
     assert set(table[table["origin"] == "ours"]["status"]) == {"not run"}
     assert run(places, page) == 0 and page.read_text() == text

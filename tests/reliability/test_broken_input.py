@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from cli import run_program
+from tests.reliability.cases_analysis import ANALYSIS_CASES, EXPERIMENTS
 from tests.reliability.cases_checkpoint import CHECKPOINT_CASES
 from tests.reliability.cases_evaluate import EVALUATE_CASES
 from tests.reliability.cases_reproduce import METRICS_CASES, REPRODUCE_CASES
 from tests.reliability.cases_train import TRAIN_CASES
 from tests.reliability.spoil import ROOT, Case
 
-CASES = [*TRAIN_CASES, *CHECKPOINT_CASES, *EVALUATE_CASES, *REPRODUCE_CASES, *METRICS_CASES]
+CASES = [*TRAIN_CASES, *CHECKPOINT_CASES, *EVALUATE_CASES, *REPRODUCE_CASES, *METRICS_CASES, *ANALYSIS_CASES]
 
 
 def check_refused(
@@ -62,6 +63,7 @@ def test_a_process_refuses_it_too(case: Case, world: Path, snapshot: Callable) -
 
 def test_the_table_covers_every_program() -> None:
     programs = {case.command.split()[0] for case in CASES}
-    assert programs >= {"train", "evaluate", "reproduce", "metrics.reference", "metrics.train_fad"}
+    assert programs >= {"train", "evaluate", "reproduce", "metrics.reference", "metrics.train_fad", "analysis.tables"}
+    assert programs >= {f"analysis.{name}" for name in EXPERIMENTS}
     assert len(CASES) >= 40 and sum(case.as_process for case in CASES) >= 5
     assert len({(case.command.split()[0], case.name) for case in CASES}) == len(CASES)

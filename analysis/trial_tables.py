@@ -1,0 +1,56 @@
+"""The trials of recipe_search and variant_switches as Markdown, for docs/results.md."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import recipe_search, variant_switches
+from analysis.markdown import markdown_table
+from analysis.published import DATASET_NAMES
+from analysis.subjects import MODEL_NAMES
+
+NOT_RUN = "No trial has been run yet.\n"
+
+
+def recipe_table(file: Path) -> str:
+    """A line per recipe and data set, best first for the first model; a column per model."""
+    if not file.exists():
+        return NOT_RUN
+    trials = pd.read_csv(file)
+    what = ["dataset", "train_images", *recipe_search.SETTINGS]
+    models = [model for model in MODEL_NAMES if model in set(trials["model"])]
+    losses = trials.pivot_table("loss", what, "model", dropna=False, observed=True)[models].dropna(how="all")
+    lines = losses.sort_values(["dataset", models[0]], na_position="last").reset_index()
+    rows = [[_cell(name, line[name]) for name in lines.columns] for _, line in lines.iterrows()]
+    heads = ["data set", "images", "batch", "lr", "bottleneck's factor", "decay", "warm-up"]
+    return markdown_table([*heads, *(MODEL_NAMES[model] for model in models)], rows) + "\n"
+
+
+def switch_table(file: Path) -> str:
+    """A line per switch and data set: mean and deviation of the loss, and the difference to variant `paper`."""
+    if not file.exists():
+        return NOT_RUN
+    trials = pd.read_csv(file)
+    rows = []
+    for dataset in trials["dataset"].unique():
+        for line in variant_switches.effects(trials, variant_switches.Arguments(dataset)).to_dict("records"):
+            loss = f"{line['mean']:.4f} ± {line['deviation']:.4f}"
+            rows.append(
+                [
+                    DATASET_NAMES.get(dataset, dataset),
+                    f"`{line['switch']}`",
+                    loss,
+                    f"{line['difference']:+.4f}",
+                    line["n"],
+                ]
+            )
+    heads = ["data set", "switch to the code's", "reconstruction loss", "difference to `paper`", "seeds"]
+    return markdown_table(heads, rows, left=2) + "\n"
+
+
+def _cell(name: str, value: object) -> str:
+    if name == "dataset":
+        return DATASET_NAMES.get(value, value)
+    if name in MODEL_NAMES:
+        return "-" if pd.isna(value) else f"{value:.4f}"
+    return str(value) if isinstance(value, str) else f"{value:g}"

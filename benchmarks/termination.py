@@ -1,0 +1,97 @@
+"""Send SIGTERM to training, as a cluster's scheduler does, and measure how long it takes to save and to end.
+
+    python -m benchmarks.termination --after 5 20 60 -- --dataset celeba --train-images 640
+
+Each time a process of train.py, with the flags after `--`, is asked to stop so many seconds after it has begun to
+train; the next one goes on from there. Prints its exit code, the seconds until it had ended and, for a machine that has
+other work to do, the seconds of processor time that this took, and what it said. Runs go into a temporary folder.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli import parse_arguments, run_program
+from errors import UserError
+
+ALLOWED_SECONDS = 10.0
+ROOT = Path(__file__).parent.parent
+READY = "LIF backend:"  # the line after which a run takes its first step
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Stop training by SIGTERM. Flags of train.py after `--`."""
+
+    after: tuple[float, ...] = (5.0, 20.0)
+    """seconds of training before each signal"""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a process ended: exit code, last line, seconds since the signal, and processor time of these."""
+
+    code: int
+    said: str
+    seconds: float
+    processor_seconds: float
+
+
+def terminate(flags: list[str], after: float) -> Ending:
+    """Train, wait, send SIGTERM, wait.
+
+    Raises:
+        UserError: training ended by itself.
+    """
+    command = [sys.executable, "-u", str(ROOT / "train.py"), *flags]
+    running = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (line := running.stdout.readline()).startswith(READY):
+        if not line:
+            raise UserError(f"training did not start: {running.stderr.read().strip()}")
+    time.sleep(after)
+    if running.poll() is not None:
+        raise UserError(f"training ended before the signal, with exit code {running.returncode}: train longer")
+    used, asked = processor_seconds(running.pid), time.monotonic()
+    running.send_signal(signal.SIGTERM)
+    _, status, usage = os.wait4(running.pid, 0)
+    seconds = time.monotonic() - asked
+    running.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here, for its usage
+    said = running.stderr.read().strip()
+    return Ending(running.returncode, said, seconds, usage.ru_utime + usage.ru_stime - used)
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main(argv: list[str]) -> None:
+    """Parse, stop training again and again, and print."""
+    split = argv.index("--") if "--" in argv else len(argv)
+    a = parse_arguments(Arguments, argv[:split], __doc__)
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [*argv[split + 1 :], "--runs-dir", folder]
+        endings = []
+        for after in a.after:
+            endings.append(terminate(flags, after))
+            ending = endings[-1]
+            print(
+                f"exit code {ending.code} after {ending.seconds:.2f} s, {ending.processor_seconds:.2f} s of processor "
+                f"time: {ending.said}",
+                flush=True,
+            )
+    if any(ending.code != 128 + signal.SIGTERM for ending in endings):
+        raise UserError("a process that was asked to stop did not end with 143")
+    # Seconds count others' work, processor time counts all threads of our own: too long is what is so by both.
+    if max(min(ending.seconds, ending.processor_seconds) for ending in endings) > ALLOWED_SECONDS:
+        raise UserError(f"a process took more than {ALLOWED_SECONDS:g} s to end")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

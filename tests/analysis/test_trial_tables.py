@@ -1,0 +1,45 @@
+"""Trials as tables of docs/results.md."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.recipe_search import SETTINGS
+from analysis.trial_tables import recipe_table, switch_table
+from analysis.variant_switches import SETTINGS as SWITCHES
+from analysis.variant_switches import Arguments, switches
+
+
+def test_without_trials_the_tables_say_so(tmp_path: Path) -> None:
+    assert recipe_table(tmp_path / "none.csv") == switch_table(tmp_path / "none.csv") == "No trial has been run yet.\n"
+
+
+def test_a_recipe_is_a_line_with_a_column_per_model_best_first(tmp_path: Path) -> None:
+    settings = dict(zip(SETTINGS, (16, 2e-3, 10.0, "cosine", 0.1), strict=True))
+    shared = {"dataset": "mnist", "train_images": 6400, "seed": 42, "epochs": 1}
+    rows = [
+        shared | settings | {"model": "esvae", "loss": 0.5},
+        shared | settings | {"model": "fsvae", "loss": 0.25},
+        shared | settings | {"model": "esvae", "loss": 0.125, "lr": 1e-3},
+        shared | settings | {"model": "fsvae", "loss": None, "lr": 1e-3},  # diverged
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "trials.csv", index=False)
+    head, _, best, second = recipe_table(tmp_path / "trials.csv").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, best, second)]
+    assert cells[0][-2:] == ["ESVAE", "FSVAE"]
+    assert cells[1] == ["MNIST", "6400", "16", "0.001", "10", "cosine", "0.1", "0.1250", "-"]
+    assert cells[2] == ["MNIST", "6400", "16", "0.002", "10", "cosine", "0.1", "0.5000", "0.2500"]
+
+
+def test_a_switch_is_a_line_with_its_difference_to_the_paper(tmp_path: Path) -> None:
+    a, rows = Arguments("digits"), []
+    for name, change in switches("digits").items():
+        config = replace(a.base(), **change)
+        for seed in a.seeds:
+            identity = {"dataset": "digits", "train_images": a.train_images, "seed": seed}
+            rows.append(identity | {s: getattr(config, s) for s in SWITCHES} | {"loss": 1 + (name == "all")})
+    pd.DataFrame(rows).to_csv(tmp_path / "trials.csv", index=False)
+    lines = switch_table(tmp_path / "trials.csv").splitlines()
+    assert "| `paper` " in lines[2] and "1.0000 ± 0.0000" in lines[2] and "+0.0000" in lines[2]
+    assert "| `all` " in lines[-1] and "2.0000 ± 0.0000" in lines[-1] and "+1.0000" in lines[-1]

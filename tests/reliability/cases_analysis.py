@@ -1,0 +1,83 @@
+"""What the commands of analysis/ refuse."""
+
+import os
+
+import torch
+
+from tests.reliability import spoil as s
+from tests.reliability.spoil import Case
+
+EXPERIMENTS = (
+    *("time_shuffle", "noise_robustness", "encoder_classification", "firing_rates", "latent_raster", "image_grids"),
+    "spike_operations",
+)
+SPIKING = EXPERIMENTS[:5]
+COMMANDS = {name: f"analysis.{name} --device cpu --out out" for name in EXPERIMENTS}
+MODEL = "--checkpoint model.safetensors"
+EXPERIMENT_CASES = [
+    case
+    for command in COMMANDS.values()
+    for case in (
+        Case("no model", command, "give at least one model"),
+        Case("no such model", f"{command} --checkpoint absent", "no checkpoint at absent"),
+        Case("cut", f"{command} {MODEL}", "is damaged", s.cut("model.safetensors")),
+        Case("state for model", f"{command} --checkpoint runs/finished/last.pt", "holds no state_dict"),
+        Case("twice the same", f"{command} {MODEL} {MODEL}", "two models are called model"),
+        Case("other images", f"{command} {MODEL} --dataset celeba", "1x32x32 images, but celeba has 3x64x64"),
+        Case("no image", f"{command} {MODEL} --n-images 0", "--n-images must be at least 1"),
+        Case("more images than there are", f"{command} {MODEL} --n-images 2000", "has only"),
+        Case("no data", f"{command} {MODEL} --dataset mnist --data-dir data", "is damaged", s.mnist(200, 1000)),
+        Case("a seed below 0", f"{command} {MODEL} --seed -1", "--seed must be at least 0"),
+        Case("no such device", f"{command} {MODEL} --device tpu", "unknown device 'tpu'"),
+    )
+]
+SPIKING_CASES = [
+    Case("nothing spikes", f"{COMMANDS[name]} --checkpoint fad.safetensors --dataset digits", "no spiking latent")
+    for name in SPIKING
+]
+FIGURES, RATES = f"{COMMANDS['image_grids']} {MODEL} --n-images 30", f"{COMMANDS['firing_rates']} --n-images 8"
+OWN_CASES = [
+    Case("one shuffle", f"{COMMANDS['time_shuffle']} {MODEL} --n-shuffles 1", "--n-shuffles must be at least 2"),
+    Case("never and always", f"{COMMANDS['noise_robustness']} {MODEL} --probabilities 0 2", "numbers from 0 to 1"),
+    Case("NaN", f"{COMMANDS['noise_robustness']} {MODEL} --probabilities nan", "numbers from 0 to 1"),
+    Case(
+        "no classifier",
+        f"{COMMANDS['encoder_classification']} {MODEL} --n-classifiers 0",
+        "--n-classifiers must be at least 1",
+    ),
+    Case("no rate", f"{COMMANDS['encoder_classification']} {MODEL} --lr -1", "--lr"),
+    Case("no epoch", f"{COMMANDS['encoder_classification']} {MODEL} --epochs 0", "--epochs"),
+    Case("one draw", f"{COMMANDS['firing_rates']} {MODEL} --n-draws 1", "--n-draws must be at least 2"),
+    Case(
+        "a damaged log of rates",
+        f"{RATES} --checkpoint runs/finished",
+        "firing_rates.csv",
+        s.put("runs/finished/firing_rates.csv", b"\xff\xfe\0"),
+    ),
+    Case("no column", f"{FIGURES} --n-columns 0", "--n-columns and --n-rows must be at least 1"),
+    Case(
+        "a result below a file", f"{FIGURES} --n-columns 2 --out images.npz", "cannot write images.npz", as_process=True
+    ),
+    Case(
+        "the authors' file of something else",
+        f"{COMMANDS['latent_raster']} --checkpoint w.pth",
+        "is not a published ESVAE",
+        lambda: torch.save({"a": torch.zeros(1)}, "w.pth"),
+    ),
+]
+TABLES_CASES = [
+    Case("no page", "analysis.tables", "docs/results.md"),
+    Case("no experiments", "analysis.tables", "cannot read experiments.toml", lambda: os.unlink("experiments.toml")),
+    Case("a damaged result", "analysis.tables", "is damaged", s.put("results/finished.json", '{"epochs"')),
+    Case("results in a file", "analysis.tables --results images.npz", ""),
+    Case("a page without marks", "analysis.tables --document page.md", "page.md", s.put("page.md", "# Results\n")),
+    Case("a page that is no text", "analysis.tables --document page.md", "page.md", s.put("page.md", b"\xff\xfe\0")),
+    Case("report: no notebooks", "analysis.report --notebooks runs", "no notebooks in runs"),
+    Case(
+        "report: a notebook that is none",
+        "analysis.report --notebooks notebooks",
+        "a.ipynb",
+        s.put("notebooks/a.ipynb", "not JSON"),
+    ),
+]
+ANALYSIS_CASES = [*EXPERIMENT_CASES, *SPIKING_CASES, *OWN_CASES, *TABLES_CASES]
