@@ -45,7 +45,7 @@ def metric_lines(record: dict[str, Any]) -> list[str]:
     lines = [_metric_line(name, record[name]) for name in EVERY_METRIC if name in record]
     if "lif_backend" in record:
         lines.append(f"{record['epoch_rule']}; LIF backend {record['lif_backend']}")
-    return lines + [f"{name} left out: {reason}" for name, reason in record["left_out"].items()]
+    return lines + [f"{name} left out: {reason}" for name, reason in record.get("left_out", {}).items()]
 
 
 def _metric_line(name: str, measured: dict[str, Any]) -> str:

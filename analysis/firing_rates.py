@@ -68,22 +68,25 @@ class FiringRates(Experiment):
         epochs = {s.label: log for s in subjects if (log := read_rate_log(s)) is not None}
         columns = {label: pd.Series(numbers(rates[label], ranges[label])) for label in rates}
         table = pd.DataFrame(columns).rename_axis("measure").reset_index()
+        part = part_of_test_split(subjects[0].dataset, len(images))
         record = describe(
-            self.protocol(subjects[0].dataset, len(images)),
+            self.protocol(subjects[0].dataset, part, len(images)),
             subjects,
             self.settings(),
             histograms={label: histograms(stages) for label, stages in rates.items()},
             without_record_of_epochs=[label for label in rates if label not in epochs],
         )
-        figures = {"": draw(rates)} | ({"epochs": draw_epochs(epochs)} if epochs else {})
+        figures = {"": draw(rates, f"{subjects[0].dataset}, {part}")} | (
+            {"epochs": draw_epochs(epochs)} if epochs else {}
+        )
         return Result(record, table, figures)
 
-    def protocol(self, dataset: str, n_images: int) -> str:
+    def protocol(self, dataset: str, part: str, n_images: int) -> str:
         """In words."""
         n_range = min(self.n_range_images, n_images)
         return (
             f"firing rate = mean over T of z; training: drawn from the posterior in evaluation mode, "
-            f"{part_of_test_split(dataset, n_images)} of {dataset}; generation: {n_images} z drawn from the prior; "
+            f"{part} of {dataset}; generation: {n_images} z drawn from the prior; "
             "histograms with T + 1 bins around k / T; intersection: mass they share, Wasserstein: in units of the "
             "rate; pooled: all images and units, unit_means: each unit's mean over images, single: the first image; "
             "single to ...: Wasserstein distance of a single image's histogram, mean over images; last four: "
@@ -142,8 +145,13 @@ def histograms(rates: Rates) -> dict[str, dict[str, list[float]]]:
 
 
 @styled
-def draw(rates: dict[str, Rates]) -> Figure:
-    """Fig. 6: a column per model, rows as in `PANELS`; generation in front of training."""
+def draw(rates: dict[str, Rates], images: str) -> Figure:
+    """Fig. 6: a column per model, rows as in `PANELS`; generation in front of training.
+
+    Args:
+        rates: by label of the model.
+        images: that they were measured on, in words.
+    """
     figure, axes = new_figure(3.2 * len(rates) + 0.4, 6.5, len(PANELS), len(rates), sharex=True, sharey="row")
     for column, (label, model_rates) in enumerate(rates.items()):
         for row, (kind, title) in enumerate(PANELS.items()):
@@ -157,6 +165,7 @@ def draw(rates: dict[str, Rates]) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("share of units")
     axes[0, 0].legend()
+    figure.suptitle(images)
     return figure
 
 

@@ -25,7 +25,7 @@ from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from errors import UserError
 
-N_SHOWN = 6
+N_SHOWN = 4
 UP_TO_HALF = tuple(k / 20 for k in range(11))
 
 
@@ -51,13 +51,14 @@ class NoiseRobustness(Experiment):
         images = self.load_images(subjects)
         table = pd.concat([self._losses(subject, images) for subject in subjects], ignore_index=True)
         shown = {s.label: altered_images(s, images[:N_SHOWN], self._shown, self.seed) for s in subjects}
-        record = describe(self._protocol(subjects[0].dataset, len(images)), subjects, self.settings())
-        return Result(record, table, {"": draw_curves(table, subjects), "images": image_panels(shown)})
+        part = part_of_test_split(subjects[0].dataset, len(images))
+        record = describe(self._protocol(part), subjects, self.settings())
+        return Result(record, table, {"": draw_curves(table, subjects, part), "images": image_panels(shown)})
 
-    def _protocol(self, dataset: str, n_images: int) -> str:
+    def _protocol(self, part: str) -> str:
         hit = "is inverted" if self.flips else "gets N(0, 1) added and becomes 1 above 0.5, else 0"
         return (
-            f"mean squared error per value on [-1, 1], posterior sampled, {part_of_test_split(dataset, n_images)}; "
+            f"mean squared error per value on [-1, 1], posterior sampled, {part}; "
             f"each entry of z is hit with probability a and {hit}; one draw of the noise per image and a"
         )
 
@@ -77,8 +78,14 @@ class NoiseRobustness(Experiment):
 
 
 @styled
-def draw_curves(table: pd.DataFrame, subjects: list[Subject]) -> Figure:
-    """Loss over a, one colour per model: solid against the original, dashed against the vanilla reconstruction."""
+def draw_curves(table: pd.DataFrame, subjects: list[Subject], part: str) -> Figure:
+    """Loss over a, one colour per model: solid against the original, dashed against the vanilla reconstruction.
+
+    Args:
+        table: of `NoiseRobustness.measure`.
+        subjects: its models.
+        part: of the test split that it was measured on.
+    """
     figure, axes = new_figure(6, 4.2)
     axis = axes[0, 0]
     for label, color in subject_colors(subjects).items():
@@ -89,7 +96,7 @@ def draw_curves(table: pd.DataFrame, subjects: list[Subject]) -> Figure:
         axis.plot([], [], dashes, color=GREY, label=f"against the {target}")
     axis.set_xlabel("probability a that an entry of z is hit")
     axis.set_ylabel("mean squared error per value on [-1, 1]")
-    axis.set_title(f"{subjects[0].dataset}: noised latents")
+    axis.set_title(f"noised latents, {subjects[0].dataset}, {part}")
     axis.set_ylim(bottom=0)
     legend_below(figure, axis)
     return figure

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from analysis.command import Experiment, experiment_main
 from analysis.drawing import new_figure, styled, subject_colors
 from analysis.operations import PICOJOULE_PER_AC, PICOJOULE_PER_MAC, Operations, count_operations, energy
 from analysis.output import Result, describe
-from analysis.subjects import Subject
+from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from data import batches
 from neurons import LIF, set_backend
@@ -49,20 +50,22 @@ class SpikeOperations(Experiment):
         images = self.load_images(subjects)
         counts = {(s.label, stage): count(s, stage, images, self.seed) for s in subjects for stage in STAGES}
         constants = {"picojoule_per_mac": PICOJOULE_PER_MAC, "picojoule_per_ac": PICOJOULE_PER_AC}
+        part = part_of_test_split(subjects[0].dataset, len(images))
         record = describe(
-            protocol(subjects[0].dataset, len(images)),
+            protocol(subjects[0].dataset, part),
             subjects,
             self.settings(),
             energy_constants=constants,
             parameters_of_both_stages={s.label: parameters_of(counts, s.label) for s in subjects},
         )
-        return Result(record, to_table(counts), {"": draw(counts, subject_colors(subjects))})
+        table = to_table(counts)
+        return Result(record, table, {"": draw(table, subject_colors(subjects), f"{subjects[0].dataset}, {part}")})
 
 
-def protocol(dataset: str, n_images: int) -> str:
+def protocol(dataset: str, part: str) -> str:
     """In words."""
     return (
-        f"per image, mean over the first {n_images} test images of {dataset} (reconstruction: encode, draw z, decode) "
+        f"per image, mean over test images of {dataset}, {part} (reconstruction: encode, draw z, decode) "
         f"or over as many samples (generation); accumulates: synaptic operations, one per spike and output that it "
         "reaches; macs: the same of real-valued inputs; dense_operations: if no input were silent, padding left out; "
         f"energy: {PICOJOULE_PER_MAC} pJ per multiply-accumulate and {PICOJOULE_PER_AC} pJ per accumulate (45 nm, "
@@ -122,34 +125,43 @@ def to_table(counts: Counts) -> pd.DataFrame:
 
 
 @styled
-def draw(counts: Counts, colors: dict[str, tuple[float, float, float]]) -> Figure:
-    """Left the energy of each model and stage, multiply-accumulates hatched; right the firing rates by layer."""
-    figure, ((bars, rates),) = new_figure(10, 4.2, 1, 2)
-    for place, ((label, _), operations) in enumerate(counts.items()):
-        of_macs = energy(operations.total("macs"), 0)
-        bars.barh(place, of_macs, color=colors[label], hatch="///", edgecolor="white")
-        bars.barh(place, operations.microjoule - of_macs, left=of_macs, color=colors[label])
-        bars.text(operations.microjoule, place, f" {operations.microjoule:.1f}", va="center")
-    bars.set_yticks(range(len(counts)), [f"{label}\n{stage}" for label, stage in counts])
+def draw(table: pd.DataFrame, colors: dict[str, tuple[float, float, float]], images: str) -> Figure:
+    """Left the energy of each model and stage, multiply-accumulates hatched; right the firing rates by layer.
+
+    Args:
+        table: of `to_table`.
+        colors: by label of the model.
+        images: that it was measured on, in words.
+    """
+    sums, layers = table[table["layer"] == SUM], table[table["layer"] != SUM]
+    height = 0.22 * max(2 * len(sums), layers["layer"].nunique()) + 1.6
+    figure, ((bars, rates),) = new_figure(10, height, 1, 2)
+    for place, row in enumerate(sums.itertuples()):
+        of_macs, color = energy(row.macs, 0), colors[row.model]
+        bars.barh(place, of_macs, color=color, hatch="///", edgecolor="white")
+        bars.barh(place, row.energy_microjoule - of_macs, left=of_macs, color=color)
+        bars.text(row.energy_microjoule, place, f" {row.energy_microjoule:.1f}", va="center")
+    bars.set_yticks(range(len(sums)), [f"{row.model}\n{row.stage}" for row in sums.itertuples()])
     bars.invert_yaxis()
-    bars.margins(x=0.12)
-    bars.set_xlabel("energy of synapses [µJ per image], hatched: multiply-accumulates")
-    _draw_rates(rates, counts, colors)
+    bars.set_xlim(0, 1.15 * sums["energy_microjoule"].max())
+    bars.set_xlabel("energy of synapses [µJ per image]")
+    bars.set_title(f"{images}; hatched: multiply-accumulates")
+    _draw_rates(rates, layers[layers["stage"] == STAGES[0]].dropna(subset="firing_rate"), colors)
     return figure
 
 
-def _draw_rates(axis: Any, counts: Counts, colors: dict[str, tuple[float, float, float]]) -> None:
-    """Firing rate of each layer of neurons in reconstruction."""
-    found = {label: o.layers.dropna(subset="firing_rate") for (label, stage), o in counts.items() if stage == STAGES[0]}
-    names = list(dict.fromkeys(name for layers in found.values() for name in layers["layer"]))
-    for label, layers in found.items():
-        places = [names.index(name) for name in layers["layer"]]
-        axis.plot(layers["firing_rate"], places, "o", color=colors[label], label=label)
+def _draw_rates(axis: Axes, layers: pd.DataFrame, colors: dict[str, tuple[float, float, float]]) -> None:
+    """Firing rate of each layer of neurons."""
+    names = list(dict.fromkeys(layers["layer"]))
+    for label, of_model in layers.groupby("model", sort=False):
+        places = [names.index(name) for name in of_model["layer"]]
+        axis.plot(of_model["firing_rate"], places, "o", color=colors[label], label=label)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlim(0)
     axis.set_xlabel("firing rate in reconstruction [spikes per step]")
-    axis.legend(loc="best")
+    if names:
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 main = experiment_main(SpikeOperations, __doc__)

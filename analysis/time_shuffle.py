@@ -50,16 +50,17 @@ class TimeShuffle(Experiment):
         images = self.load_images(subjects)
         table = pd.concat([self._losses(subject, images) for subject in subjects], ignore_index=True)
         shown = {s.label: altered_images(s, images[:N_SHOWN], self._once, self.seed) for s in subjects}
-        figures = {"": draw_losses(table, subjects), "images": image_panels(shown)}
-        record = describe(self._protocol(subjects[0].dataset, len(images)), subjects, self.settings())
+        part = part_of_test_split(subjects[0].dataset, len(images))
+        figures = {"": draw_losses(table, subjects, part), "images": image_panels(shown)}
+        record = describe(self._protocol(part), subjects, self.settings())
         return Result(record, pd.concat([table, paper_rows(subjects[0].dataset)], ignore_index=True), figures)
 
-    def _protocol(self, dataset: str, n_images: int) -> str:
+    def _protocol(self, part: str) -> str:
         time, length = ("all units of an image alike", "at all steps of an image alike")
         if not self.shared:
             time, length = ("each unit on its own", "at each step anew")
         return (
-            f"mean squared error per value on [-1, 1], posterior sampled, {part_of_test_split(dataset, n_images)}; "
+            f"mean squared error per value on [-1, 1], posterior sampled, {part}; "
             f"mean and standard deviation over {self.n_shuffles} shuffles of the same z; along time: the steps of "
             f"{time}; along length: the units {length}; redrawn: another z of the same posterior"
         )
@@ -92,8 +93,14 @@ def paper_rows(dataset: str) -> pd.DataFrame:
 
 
 @styled
-def draw_losses(table: pd.DataFrame, subjects: list[Subject]) -> Figure:
-    """Bars by latent, one colour per model: loss against the original, and against the vanilla reconstruction."""
+def draw_losses(table: pd.DataFrame, subjects: list[Subject], part: str) -> Figure:
+    """Bars by latent, one colour per model: loss against the original, and against the vanilla reconstruction.
+
+    Args:
+        table: one row per model and latent, as `TimeShuffle.measure` makes them.
+        subjects: its models.
+        part: of the test split that it was measured on.
+    """
     colors, latents = subject_colors(subjects), list(table["latent"].unique())
     figure, axes = new_figure(8, 3.2, 1, 2)
     width = 0.8 / len(subjects)
@@ -106,7 +113,7 @@ def draw_losses(table: pd.DataFrame, subjects: list[Subject]) -> Figure:
         axis.set_ylabel("mean squared error per value")
         axis.set_title(f"against the {target}")
     legend_below(figure, axes[0, 0])
-    figure.suptitle(f"{subjects[0].dataset}: latents shuffled along time and along length")
+    figure.suptitle(f"shuffled latents, {subjects[0].dataset}, {part}")
     return figure
 
 

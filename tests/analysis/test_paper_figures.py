@@ -12,7 +12,7 @@ from analysis.image_grids import ImageGrids
 from analysis.latent_raster import LatentRaster, extremes
 from analysis.noise_robustness import NoiseRobustness
 from analysis.output import read_experiment
-from analysis.tables import PAPER
+from analysis.published import PAPER
 from analysis.time_shuffle import TimeShuffle, paper_rows
 from cli import run_program
 
