@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments import Experiments, Places, Row
+from analysis.experiments import EXPERIMENTS_FILE, Experiments, Places, Row
 from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from analysis.output import read_experiment
 from analysis.published import DATASET_NAMES, published
 from analysis.subjects import MODEL_NAMES
+from errors import UserError
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def _paper_numbers(table: ExperimentTable, row: Mapping[str, Any]) -> dict[str, 
 def _not_run(table: ExperimentTable, dataset: str, model: str, experiments: Experiments) -> Line:
     """Names the longest of the runs that could be measured, and the command that does it."""
     rows = [row for row in experiments.rows if (row.dataset, MODEL_NAMES[row.model]) == (dataset, model)]
+    if not rows:
+        raise UserError(f"{EXPERIMENTS_FILE} has no run of {model} on {dataset}, which {table.name} needs: add a row")
     row = max(rows, key=lambda row: row.epochs * row.n_images)
     command = f"python -m analysis.{table.experiment} --checkpoint pretrained/{row.name}.safetensors"
     return our_line(model, [row], 1, "not run", 0) | {"recipe": command}

@@ -48,6 +48,8 @@ def main(argv: list[str]) -> None:
     files = sorted(arguments.notebooks.glob("*.ipynb"))
     if not files:
         raise UserError(f"no notebooks in {arguments.notebooks}")
+    for file in files:
+        read(file)  # before anything is written
     failures = {}
     for file in tqdm(files, "notebooks", disable=None, leave=False):
         try:
@@ -58,6 +60,14 @@ def main(argv: list[str]) -> None:
     print(arguments.out / "index.html")
     if failures:
         raise UserError("; ".join(failures.values()))
+
+
+def read(file: Path) -> NotebookNode:
+    """A notebook; UserError where it is none."""
+    try:
+        return nbformat.read(file, as_version=4)
+    except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        raise UserError(f"{file} is damaged or no notebook ({type(error).__name__}); restore it") from error
 
 
 def execute(file: Path, parameters: Mapping[str, Any] | None = None, timeout: int | None = None) -> NotebookNode:
@@ -71,7 +81,7 @@ def execute(file: Path, parameters: Mapping[str, Any] | None = None, timeout: in
     Raises:
         UserError: a cell that fails, in one line.
     """
-    notebook = nbformat.read(file, as_version=4)
+    notebook = read(file)
     if parameters:
         first = next(k for k, cell in enumerate(notebook.cells) if cell.cell_type == "code")
         source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
@@ -104,8 +114,7 @@ def index(files: Sequence[Path], failures: Mapping[str, str]) -> str:
 
 def title(file: Path) -> str:
     """A notebook's first heading."""
-    cells = nbformat.read(file, as_version=4).cells
-    lines = (line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    lines = (line for cell in read(file).cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
     return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), file.stem)
 
 

@@ -99,8 +99,9 @@ def renewed(page: str, sections: Mapping[str, str], name: Path) -> str:
 def _read(document: Path) -> str:
     try:
         return document.read_text()
-    except OSError as error:
-        raise UserError(f"cannot read {document}: {error.strerror}; --document names the page") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise UserError(f"cannot read {document}: {reason}; --document names the page") from error
 
 
 if __name__ == "__main__":

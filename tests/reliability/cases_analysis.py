@@ -1,6 +1,10 @@
 """What the commands of analysis/ refuse."""
 
 import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,18 +69,35 @@ OWN_CASES = [
         lambda: torch.save({"a": torch.zeros(1)}, "w.pth"),
     ),
 ]
+
+
+def published(then: Callable[[], Any] = lambda: None) -> Callable[[], Any]:
+    """Put the project's own results, rows and page into the folder, then spoil something."""
+
+    def prepare() -> None:
+        shutil.copytree(s.ROOT / "results", "results", ignore=shutil.ignore_patterns("*.png", "*.pdf"))
+        shutil.copy(s.ROOT / "experiments.toml", "experiments.toml")
+        Path("docs").mkdir()
+        shutil.copy(s.ROOT / "docs/results.md", "docs/results.md")
+        then()
+
+    return prepare
+
+
+TABLES = "analysis.tables"
 TABLES_CASES = [
-    Case("no page", "analysis.tables", "docs/results.md"),
-    Case("no experiments", "analysis.tables", "cannot read experiments.toml", lambda: os.unlink("experiments.toml")),
-    Case("a damaged result", "analysis.tables", "is damaged", s.put("results/finished.json", '{"epochs"')),
-    Case("results in a file", "analysis.tables --results images.npz", ""),
-    Case("a page without marks", "analysis.tables --document page.md", "page.md", s.put("page.md", "# Results\n")),
-    Case("a page that is no text", "analysis.tables --document page.md", "page.md", s.put("page.md", b"\xff\xfe\0")),
-    Case("report: no notebooks", "analysis.report --notebooks runs", "no notebooks in runs"),
+    Case("no results and no rows", TABLES, "experiments.toml has no run of"),
+    Case("no experiments", TABLES, "cannot read experiments.toml", lambda: os.unlink("experiments.toml")),
+    Case("no page", TABLES, "cannot read docs/results.md", published(lambda: os.unlink("docs/results.md"))),
+    Case("a damaged result", TABLES, "is damaged", published(s.cut("results/esvae-mnist-short.json"))),
+    Case("a damaged table", TABLES, "damaged", published(s.cut("results/analysis/time_shuffle-mnist.json"))),
+    Case("a page without marks", TABLES, "docs/results.md", published(s.put("docs/results.md", "# Results\n"))),
+    Case("a page that is no text", TABLES, "no text", published(s.put("docs/results.md", b"\xff\xfe\0"))),
+    Case("no notebooks", "analysis.report --notebooks runs", "no notebooks in runs"),
     Case(
-        "report: a notebook that is none",
+        "a notebook that is none",
         "analysis.report --notebooks notebooks",
-        "a.ipynb",
+        "notebooks/a.ipynb is damaged or no notebook",
         s.put("notebooks/a.ipynb", "not JSON"),
     ),
 ]

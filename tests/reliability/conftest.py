@@ -1,5 +1,6 @@
 """A folder with one of everything that the programs read, and what changes in it."""
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 import train
 from cli import run_program
-from data import load_split
+from data import load_split, sources
 from models import ModelConfig, build_model, save_model
 
 SIZE = ("--train-images", "50", "--batch-size", "25", "--n-steps", "2", "--latent-dim", "8", "--epochs", "1")
@@ -23,6 +24,9 @@ epochs = 4
 feeds = "nothing"
 overrides = { train_images = 50, n_steps = 2, latent_dim = 8 }
 """
+
+
+read_digits = functools.cache(sources.digits)  # once for all tests: it takes longer than most of them
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +59,7 @@ def world(_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     folder = tmp_path / "world"
     shutil.copytree(_world, folder)
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sources, "digits", read_digits)
     return folder
 
 
