@@ -28,11 +28,15 @@ def save_model(
         model: its `config` is stored with it.
         path: file to write.
         run: whatever else describes the weights (training configuration, epochs, ...), JSON-serialisable.
-        dtype: store the weights in this type; as they are if None.
+        dtype: store the weights in this type, but no counters; as they are if None.
     """
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     metadata = {"format": FORMAT, "model": json.dumps(model.config.to_dict()), "run": json.dumps(run or {})}
     write_atomically(path, save(tensors, metadata))
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
 
 
 def load_model(path: str | Path, device: str = "cpu") -> nn.Module:

@@ -148,3 +148,19 @@ def test_a_pickle_is_refused_without_running_it(name: str, dump: Callable, tmp_p
     with file.open("rb") as opened:  # the bomb is a live one
         torch.load(opened, weights_only=False) if dump is torch.save else pickle.load(opened)
     assert target.exists()
+
+
+def test_half_precision_is_for_weights_and_leaves_counters_whole(tmp_path: Path) -> None:
+    model = build_model(ModelConfig(model="ann_vae", image_channels=1, latent_dim=4))
+    for buffer in model.buffers():
+        if not buffer.is_floating_point():
+            buffer.fill_(100_003)  # a half has no such number
+    save_model(model, tmp_path / "half.safetensors", dtype=torch.float16)
+    loaded = load_model(tmp_path / "half.safetensors").state_dict()
+    counters = {name: tensor for name, tensor in loaded.items() if name.endswith("num_batches_tracked")}
+    assert counters and all(tensor.dtype == torch.int64 and tensor == 100_003 for tensor in counters.values())
+
+
+@pytest.mark.parametrize("file", sorted(Path("pretrained").glob("*.safetensors")), ids=lambda file: file.stem)
+def test_every_released_model_loads(file: Path) -> None:
+    assert not load_model(file).training
