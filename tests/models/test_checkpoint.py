@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from errors import UserError
-from models import ESVAE, load_model, read_metadata, save_model
+from models import ESVAE, ModelConfig, build_model, load_model, read_metadata, save_model
 from models.checkpoint import MODEL_FILE
 
 
@@ -161,6 +161,8 @@ def test_half_precision_is_for_weights_and_leaves_counters_whole(tmp_path: Path)
     assert counters and all(tensor.dtype == torch.int64 and tensor == 100_003 for tensor in counters.values())
 
 
-@pytest.mark.parametrize("file", sorted(Path("pretrained").glob("*.safetensors")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "pretrained").glob("*.safetensors")), ids=lambda file: file.stem
+)
 def test_every_released_model_loads(file: Path) -> None:
     assert not load_model(file).training
