@@ -25,7 +25,7 @@ from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from errors import UserError
 
-N_SHOWN = 6
+N_SHOWN = 4
 UP_TO_HALF = tuple(k / 20 for k in range(11))
 
 
