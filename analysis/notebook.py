@@ -78,8 +78,9 @@ def _measured(experiment: Experiment, subjects: list[Subject]) -> tuple[dict, pd
     return result.record, result.table, [rendered(figure, "png") for figure in result.figures.values()]
 
 
-def show_evaluation(checkpoint: Path, rerun: bool, n_images: int | None = None) -> None:
+def show_evaluation(checkpoint: Path | str, rerun: bool, n_images: int | None = None) -> None:
     """Display a model's numbers with their protocols: of results/, or measured if there are none or `rerun` says so."""
+    checkpoint = Path(checkpoint)
     stored = Path("results") / f"{checkpoint.stem}.json"
     if stored.is_file() and not rerun:
         record = json.loads(stored.read_text())
