@@ -112,11 +112,13 @@ class Trainer:
         self.trace.write_text("")
         process = self.context.Process(target=_train, args=(self.flags, self.trace))
         process.start()
-        while not self.trace.read_text():
-            if process.exitcode is not None:
-                raise UserError(f"training in {self.folder} did not start: exit code {process.exitcode}")
+        while True:
+            code = process.exitcode  # asked before: a process that has ended may have started in between
+            if self.trace.read_text():
+                return process
+            if code is not None:
+                raise UserError(f"training in {self.folder} did not start: exit code {code}")
             time.sleep(0.01)
-        return process
 
     def steps(self) -> list[tuple[float, float]]:
         """Start and end of every step that the last process finished, in seconds since 1970."""
