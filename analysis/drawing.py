@@ -81,7 +81,7 @@ def image_panels(panels: Mapping[str, Mapping[str, Tensor]], columns: int | None
     grids = {title: _grid(rows, columns or len(next(iter(rows.values())))) for title, rows in panels.items()}
     height, width = next(iter(grids.values())).shape[:2]
     labels = [line for rows in panels.values() for label in rows for line in _wrapped(label).split("\n")]
-    left, top = LETTER_DOTS * max(map(len, labels)), TITLE_DOTS if any(panels) else 0
+    left, top = LETTER_DOTS * (max(map(len, labels)) + 1), TITLE_DOTS if any(panels) else 0
     figure = Figure(((left + width) * len(panels) / DPI, (height + top) / DPI))
     for k, (title, grid) in enumerate(grids.items()):
         place = ((k * (left + width) + left) / (left + width) / len(panels), 0)
