@@ -164,8 +164,10 @@ def test_tdbn_normalises_or_gives_its_bias(data: st.DataObject, t: int, n: int, 
     norm = ThresholdDependentBatchNorm(c, v_threshold=0.2)
     y = norm(x)
     assert y.shape == x.shape
-    torch.testing.assert_close(y.detach().mean((0, 1)), torch.zeros(c), atol=1e-4, rtol=0)
     variance = x.detach().double().var((0, 1), correction=0)
+    # Where all values nearly agree the slope is 63: a float of 100 is then rounded by 1e-3 before its mean goes off.
+    rounding = 2**-22 * x.detach().abs().amax((0, 1)) * 0.2 / (variance + 1e-5).sqrt()
+    assert (y.detach().mean((0, 1)).abs() <= 1e-4 + rounding).all()
     expected = 0.04 * variance / (variance + 1e-5)
     torch.testing.assert_close(y.detach().double().var((0, 1), correction=0), expected, atol=1e-4, rtol=1e-3)
     y.square().sum().backward()
