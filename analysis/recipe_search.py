@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from analysis.formats import as_text
 from analysis.trials import run_trials
 from cli import parse_arguments, run_program
@@ -22,7 +24,6 @@ from errors import UserError
 from metrics import evaluate_reconstruction
 from training.config import Config, Dataset, Model, preset
 from training.device import keep_freed_memory
-from training.loop import Run
 
 N_HELD_OUT = 1_000
 SETTINGS = ("batch_size", "lr", "bottleneck_lr_factor", "schedule", "warmup")
@@ -84,22 +85,24 @@ def main(argv: list[str]) -> None:
     """Run the trials that are missing, then print all of the data set and model, best first."""
     a = parse_arguments(Arguments, argv, __doc__)
     keep_freed_memory()
-    table = run_trials(a.trials(), SETTINGS, held_out_loss, a.out)
+    images = held_out(a)
+    table = run_trials(
+        a.trials(), SETTINGS, lambda run: evaluate_reconstruction(run.model, images.to(run.device)), a.out
+    )
     shown = table[(table["dataset"] == a.dataset) & (table["model"] == a.model)]
     print(as_text(shown.drop(columns="commit").sort_values("loss", na_position="last")))
 
 
-def held_out_loss(run: Run) -> float:
-    """Reconstruction loss of the training images that follow the run's own.
+def held_out(a: Arguments) -> Tensor:
+    """The training images that follow those of the trials: uint8 [N, C, H, W].
 
     Raises:
         UserError: there are too few.
     """
-    config = run.config
-    held_out = load_split(config.dataset, "train", config.data_dir).images[config.train_images :][:N_HELD_OUT]
-    if len(held_out) < N_HELD_OUT:
-        raise UserError(f"--train-images {config.train_images} leaves fewer than {N_HELD_OUT} to score")
-    return evaluate_reconstruction(run.model, held_out.to(run.device))
+    images = load_split(a.dataset, "train", a.data_dir).images[a.train_images :][:N_HELD_OUT]
+    if len(images) < N_HELD_OUT:
+        raise UserError(f"--train-images {a.train_images} leaves fewer than {N_HELD_OUT} to score")
+    return images
 
 
 if __name__ == "__main__":
