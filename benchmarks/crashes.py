@@ -4,9 +4,13 @@
 
 Every second kill waits until a checkpoint is being written. Prints one line a kill, then how many recovered, what was
 lost and whether the finished runs are the same, bit for bit. Takes a minute. The folder decides which disk is tried.
+
+By the clock of these runs every step takes the same time: checkpoints come after the same number of steps on every
+machine, and what is lost can be counted.
 """
 
 import csv
+import itertools
 import multiprocessing
 import os
 import random
@@ -19,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from safetensors.torch import load_file
@@ -40,7 +45,9 @@ SIZE = ("--train-images", "153", "--batch-size", "5", "--no-drop-last", "--n-ste
 RUN = ("--dataset", "digits", *SIZE, "--horizontal-flip", "--mmd-weight", "0.5", "--device", "cpu")
 N_TESTED = 40  # so that most of an epoch is training
 TIMES = ("images_per_second", "seconds", "peak_memory_bytes")
-PART_OF_THE_RUN = 0.8  # in which the kills fall; the rest is for what they make the run repeat too little of
+STEP_SECONDS = 0.01  # by the clock of the runs
+MOST_STEPS, MOST_SECONDS = 20, 0.1  # a process lives for a random number of steps, and random seconds more
+SPARE_EPOCHS = 4  # beside one for each kill, in which a process never gets as far
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,11 @@ class Kill:
         while_writing: it left a half-written checkpoint behind.
         trained: steps that the process had finished.
         lost: of these, the steps that are to be repeated.
-        unsaved_seconds: from the last checkpoint to the end of the last step but one that was lost, when no
-            checkpoint was due yet: never more than the interval.
     """
 
     while_writing: bool
     trained: int
     lost: int
-    unsaved_seconds: float
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ class Arguments:
 
     kills: int = 25
     """how often"""
-    interval: float = 0.1
-    """seconds between checkpoints"""
+    every: int = 8
+    """steps between checkpoints"""
     folder: Path | None = None
     """where the runs go, for another disk than that of temporary files; deleted at the end"""
     seed: int = 0
@@ -120,10 +124,9 @@ class Trainer:
                 raise UserError(f"training in {self.folder} did not start: exit code {code}")
             time.sleep(0.01)
 
-    def steps(self) -> list[tuple[float, float]]:
-        """Start and end of every step that the last process finished, in seconds since 1970."""
-        _, *lines = self.trace.read_text().splitlines()
-        return [tuple(map(float, line.split())) for line in lines]
+    def steps(self) -> int:
+        """Steps that the last process has finished."""
+        return len(self.trace.read_text().splitlines()) - 1
 
     def position(self) -> int:
         """Steps that are saved, all in all.
@@ -140,18 +143,16 @@ class Trainer:
     def is_saving(self) -> bool:
         return any(self.folder.glob(temporary_prefix(STATE_FILE) + "*"))
 
-    def finish(self) -> float:
-        """Train to the end; seconds from the first step on.
+    def finish(self) -> None:
+        """Train to the end.
 
         Raises:
             UserError: another exit code than 0.
         """
         process = self.start()
-        started = time.time()
         process.join()
         if process.exitcode:
             raise UserError(f"training in {self.folder} ended with exit code {process.exitcode}")
-        return time.time() - started
 
 
 def _train(flags: tuple[str, ...], trace: Path) -> None:
@@ -170,21 +171,28 @@ def _train(flags: tuple[str, ...], trace: Path) -> None:
         os.write(file, b"start\n")
         return start_run(*arguments)
 
+    steps = itertools.count(1)
+    clock = SimpleNamespace(now=0.0)
+
     def traced_step(*arguments: Any) -> Any:
-        started = time.time()
         result = step(*arguments)
-        os.write(file, f"{started} {time.time()}\n".encode())
+        os.write(file, b"step\n")
+        clock.now = STEP_SECONDS * next(steps)
         return result
+
+    loop.time = SimpleNamespace(monotonic=lambda: clock.now)
 
     loop.prepare, loop.start_run, loop.training_step = prepare_with_few_test_images, traced_start, traced_step
     sys.exit(run_program(train.main, flags))
 
 
-def kill_once(trainer: Trainer, delay: float, while_writing: bool) -> Kill | None:
-    """Start, wait, kill; None where the run finished before."""
+def kill_once(trainer: Trainer, steps: int, seconds: float, while_writing: bool) -> Kill | None:
+    """Start, wait for steps and seconds more, kill; None where the run finished before."""
     before = trainer.position()
     process = trainer.start()
-    time.sleep(delay)
+    while process.exitcode is None and trainer.steps() < steps:
+        time.sleep(0.001)
+    time.sleep(seconds)
     while while_writing and process.exitcode is None and not trainer.is_saving():
         pass
     process.kill()
@@ -193,28 +201,19 @@ def kill_once(trainer: Trainer, delay: float, while_writing: bool) -> Kill | Non
         return None
     if process.exitcode != -signal.SIGKILL:
         raise UserError(f"training in {trainer.folder} ended with exit code {process.exitcode}")
-    steps = trainer.steps()
-    lost = len(steps) - (trainer.position() - before)
-    return Kill(trainer.is_saving(), len(steps), lost, _unsaved_seconds(trainer, steps, lost))
-
-
-def _unsaved_seconds(trainer: Trainer, steps: list[tuple[float, float]], lost: int) -> float:
-    if lost < 2:
-        return 0.0
-    state = trainer.folder / STATE_FILE
-    saved = state.stat().st_ctime if state.exists() else 0.0  # when it took its name
-    return steps[-2][1] - max(saved, steps[0][0])
+    trained = trainer.steps()
+    return Kill(trainer.is_saving(), trained, trained - (trainer.position() - before))
 
 
 def crash(
-    folder: Path, kills: int, interval: float = 0.1, seed: int = 0, tell: Callable[[int, Kill], None] | None = None
+    folder: Path, kills: int, every: int = 8, seed: int = 0, tell: Callable[[int, Kill], None] | None = None
 ) -> Report:
     """Train twice below `folder`, once undisturbed and once killed `kills` times; fewer where the run ends before.
 
     Args:
         folder: where the runs go.
         kills: how many.
-        interval: seconds between checkpoints.
+        every: steps between checkpoints; at most so many are lost.
         seed: of the moments.
         tell: called with the number of a kill and the kill.
 
@@ -222,12 +221,14 @@ def crash(
         UserError: a run that did not recover.
     """
     moments = random.Random(seed)
-    flags = ("--epochs", str(kills + 2), "--checkpoint-every", str(interval / 60))
+    minutes = (every - 0.5) * STEP_SECONDS / 60
+    flags = ("--epochs", str(kills + SPARE_EPOCHS), "--checkpoint-every", str(minutes))
     undisturbed, killed = Trainer(folder / "undisturbed", flags), Trainer(folder / "killed", flags)
-    longest = PART_OF_THE_RUN * undisturbed.finish() / kills
+    undisturbed.finish()
     done: list[Kill] = []
     for number in range(kills):
-        kill = kill_once(killed, moments.uniform(0, longest), while_writing=number % 2 == 1)
+        steps, seconds = moments.randint(0, MOST_STEPS), moments.uniform(0, MOST_SECONDS)
+        kill = kill_once(killed, steps, seconds, while_writing=number % 2 == 1)
         if kill is None:
             break
         done.append(kill)
@@ -241,21 +242,18 @@ def crash(
 def main(argv: list[str]) -> None:
     """Parse, kill, compare and print."""
     a = parse_arguments(Arguments, argv, __doc__)
-    if a.kills < 1 or not a.interval >= 0:
-        raise UserError("--kills must be at least 1 and --interval not negative")
+    if a.kills < 1 or a.every < 1:
+        raise UserError("--kills and --every must be at least 1")
     if a.folder and not a.folder.is_dir():
         raise UserError(f"no folder {a.folder}: give one on the disk that is to be tried")
     with tempfile.TemporaryDirectory(dir=a.folder) as folder:
-        report = crash(Path(folder), a.kills, a.interval, a.seed, _tell)
+        report = crash(Path(folder), a.kills, a.every, a.seed, _tell)
     kills = report.kills
     print(f"{len(kills)} kills, all recovered; {sum(kill.while_writing for kill in kills)} while writing a checkpoint")
-    print(
-        f"lost: at most {max(kill.lost for kill in kills)} steps; checkpoints every {a.interval:g} s, "
-        f"at most {max(kill.unsaved_seconds for kill in kills):.3f} s unsaved before the step that was killed"
-    )
+    print(f"lost: at most {max(kill.lost for kill in kills)} steps, with a checkpoint every {a.every}")
     print(f"finished run: {'differs in ' + ', '.join(report.differences) if report.differences else 'bit-identical'}")
-    if report.differences or len(kills) < a.kills:
-        raise UserError("the killed run is not what it should be, or ended before it was killed often enough")
+    if report.differences or len(kills) < a.kills or any(kill.lost > a.every for kill in kills):
+        raise UserError("the killed run differs, lost more than an interval, or ended before it was killed so often")
 
 
 def _tell(number: int, kill: Kill) -> None:
