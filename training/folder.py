@@ -50,7 +50,8 @@ def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
     changed = [f"{key} {old[key]!r} -> {new[key]!r}" for key in config.identity() if old[key] != new[key]]
     if changed:
         raise UserError(f"{folder} holds another run ({'; '.join(changed)}); give a --name, or --fresh to replace it")
-    if MODEL_FILE in names and STATE_FILE not in names:
+    # Asked for by its name: a listing can miss a file that another process replaces meanwhile.
+    if MODEL_FILE in names and not (folder / STATE_FILE).exists():
         raise UserError(f"{folder} has a trained model but no {STATE_FILE} to go on from; --fresh trains it again")
     return record["starts"]
 

@@ -226,6 +226,8 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     """
     config, n_trained = run.config, run.sums["images"]
     run.model.eval()
+    if not (run.folder / STATE_FILE).exists():
+        _save(run)  # before the first model: one without a state has lost it, which not even a kill may look like
     give_up = partial(_stop_if_signalled, run, request)
     test_reconstruction = evaluate_reconstruction(run.model, run.test_images, before_batch=give_up)
     if not math.isfinite(test_reconstruction):

@@ -173,6 +173,24 @@ def test_what_another_process_saved_until_it_let_go_of_the_folder_is_gone_on_fro
     same()
 
 
+def test_a_process_killed_between_a_model_and_its_state_can_be_continued(
+    train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = loop.save_model
+
+    def save_and_die(*arguments: Any) -> None:
+        save(*arguments)
+        raise Killed
+
+    for epoch in range(N_EPOCHS):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(loop, "save_model", save_and_die)
+            train("--epochs", "3")
+        assert position(run_dir) == ((0, STEPS_PER_EPOCH) if epoch == 0 else (epoch, 0))
+        assert train("--epochs", str(epoch + 1)) == 0
+    same()
+
+
 def test_what_a_killed_process_had_half_written_is_removed(train: Callable, same: Callable, run_dir: Path) -> None:
     run_dir.mkdir()
     (run_dir / ".config.json-1234").write_text('{"conf')
