@@ -88,7 +88,8 @@ class _Counter:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.rows: list[dict[str, Any]] = []
-        self.read_out: dict[str, Tensor] = {}  # spikes [T * N, C, H, W] that a MembraneReadout is about to sum
+        self.spikes = torch.empty(0)  # that a LIF sent last, [T, N, ...]
+        self.readouts = {name for name, module in model.named_modules() if isinstance(module, MembraneReadout)}
 
     @contextmanager
     def watching(self) -> Iterator[SynapseTrace]:
@@ -97,12 +98,10 @@ class _Counter:
             for name, module in self.model.named_modules():
                 if isinstance(module, LIF):
                     hooks.callback(module.register_forward_hook(self._lif_hook(name)).remove)
-                if isinstance(module, MembraneReadout):
-                    hooks.callback(module.register_forward_pre_hook(self._readout_hook(name)).remove)
             yield trace
 
     def _synapse(self, call: SynapseCall) -> None:
-        x = self.read_out.pop(call.name, call.input)
+        x = self.spikes.flatten(0, 1) if call.name in self.readouts else call.input
         reached = call.fan_out().double()
         row = {"layer": call.name, "dense_operations": len(x) * reached.sum().item()}
         if ((x == 0) | (x == 1)).all():
@@ -116,11 +115,6 @@ class _Counter:
         def hook(module: nn.Module, args: tuple, spikes: Tensor) -> None:
             layer, n_spikes = name.removesuffix(".lif"), spikes.sum(dtype=torch.float64).item()
             self.rows.append({"layer": layer, "neuron_steps": spikes.numel(), "output_spikes": n_spikes})
-
-        return hook
-
-    def _readout_hook(self, name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple) -> None:
-            self.read_out[name] = args[0].flatten(0, 1)
+            self.spikes = spikes
 
         return hook

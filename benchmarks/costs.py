@@ -16,12 +16,13 @@ needs once and writes what it makes once, tdBN fused into its neighbours as in `
     backward of the input       reads grad y, writes grad x                (unless x needs no gradient)
     backward of the weight      reads grad y and x
 
-and x and y are kept from the forward to the backward pass. Left out as small: the sampler, the loss, biases,
+and x and y are kept from the forward to the backward pass. Where a readout wants the spikes' sum over time, the pass of
+the LIF makes that in place of s. Left out as small: the sampler, the loss, biases,
 TAID's attention.
 """
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Literal
 
 import torch
@@ -134,16 +135,17 @@ class _Recorder:
 
     def _lif_hook(self, name: str) -> Callable:
         def hook(module: nn.Module, args: tuple, spikes: Tensor) -> None:
-            cost = _lif_cost(args[0], spikes, module.training)
-            self.records.append(LayerCost(name.removesuffix(".lif"), 0, (), (), cost))
+            self.last_lif = args[0], spikes, module.training
+            self.records.append(LayerCost(name.removesuffix(".lif"), 0, (), (), _lif_cost(*self.last_lif)))
 
         return hook
 
     def _sum_hook(self, name: str) -> Callable:
         def hook(module: nn.Module, args: tuple) -> None:
-            (spikes,) = args
-            n_steps, n, *step = spikes.shape
-            cost = _sum_cost(spikes)
+            (summed,), (y, spikes, training) = args, self.last_lif
+            self.records[-1] = replace(self.records[-1], cost=_lif_cost(y, summed, training))
+            (n_steps, n, *step), macs = spikes.shape, spikes.numel()
+            cost = Cost(macs, macs * spikes.requires_grad)
             self.records.append(LayerCost(f"{name}, sum over time", n, (n_steps, *step), tuple(step), cost))
 
         return hook
@@ -164,15 +166,10 @@ def _synapse_cost(x: Tensor, weight: Tensor, y: Tensor, macs: int) -> Cost:
 
 
 def _lif_cost(y: Tensor, spikes: Tensor, statistics: bool) -> Cost:
+    """Of a current y and what the LIF makes of it: spikes, or their sum."""
     n, n_spikes = y.numel(), spikes.numel()
     forward = n * (1 + statistics) + n_spikes
     if not spikes.requires_grad:
         return Cost(forward_values=forward)
     return Cost(forward_values=forward, backward_values=5 * n + n_spikes, kept_values=n)
 
-
-def _sum_cost(spikes: Tensor) -> Cost:
-    """Reads spikes [T, N, ...], writes [N, ...]; backward the other way round, with nothing kept."""
-    n, values = spikes.numel(), spikes.numel() + spikes[0].numel()
-    on_input = spikes.requires_grad
-    return Cost(n, n * on_input, forward_values=values, backward_values=values * on_input)

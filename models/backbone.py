@@ -34,20 +34,22 @@ class SpikingBlock(nn.Module):
         self.lif = make_lif(config)
         self.gradient_dtype = torch.float32
 
-    def forward(self, x_seq: Tensor) -> Tensor:
-        """[T, N, ...] -> spikes [T, N, ...]. A convolution's input must be spikes."""
+    def forward(self, x_seq: Tensor, coefficients: Tensor | None = None) -> Tensor:
+        """[T, N, ...] -> spikes [T, N, ...], or with coefficients [T] their weighted sum over time [N, ...].
+
+        A convolution's input must be spikes.
+        """
         x = x_seq.flatten(0, 1)
         sums_up = self._looks_sums_up(x)
         current = spike_conv(self.synapse, x, self.gradient_dtype) if sums_up else self._current(x)
-        return self._fire(current.unflatten(0, x_seq.shape[:2]))
+        current = current.unflatten(0, x_seq.shape[:2])
+        if coefficients is not None:
+            return self.lif.summed(current, coefficients, self.norm, self.synapse.bias)
+        return self.lif(current, self.norm, self.synapse.bias)
 
     def forward_constant(self, x: Tensor, n_steps: int) -> Tensor:
         """[N, ...], the same input at every step -> spikes [T, N, ...]. Synapse and tdBN run once."""
-        return self._fire(self._current(x)[None], n_steps)
-
-    def _fire(self, current: Tensor, n_repeats: int = 1) -> Tensor:
-        """tdBN and LIF of a current [T, N, ...], or of [1, N, ...] that is the same at n_repeats steps."""
-        return self.lif(current, self.norm, self.synapse.bias, n_repeats)
+        return self.lif(self._current(x)[None], self.norm, self.synapse.bias, n_steps)
 
     def _looks_sums_up(self, x: Tensor) -> bool:
         """Whether the CPU kernel for spikes takes the convolution."""
@@ -114,7 +116,8 @@ class Decoder(nn.Module):
 
     Args:
         config: of the model.
-        readout: what turns the last spikes [T, N, C, H, W] into images before the tanh.
+        readout: makes images before the tanh, of the last spikes [T, N, C, H, W] or, if its `coefficients` are not
+            None, of the sum over t of coefficients[t] * spikes[t], [N, C, H, W].
     """
 
     def __init__(self, config: ModelConfig, readout: nn.Module) -> None:
@@ -130,10 +133,12 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         reset_state(self)
         spikes = self.from_latent(z).unflatten(2, self.bottom)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             spikes = block(spikes)
+        image = self.readout(last(spikes, self.readout.coefficients))
         detach_state(self)
-        return torch.tanh(self.readout(spikes).to(z))
+        return torch.tanh(image.to(z))
 
 
 class MembraneReadout(nn.Module):
@@ -149,15 +154,7 @@ class MembraneReadout(nn.Module):
         exponents = torch.arange(config.n_steps - 1, -1, -1, dtype=torch.float32)
         self.register_buffer("coefficients", READOUT_DECAY**exponents, persistent=False)
 
-    def forward(self, spikes: Tensor) -> Tensor:
-        """Spikes [T, N, C, H, W] -> pre-activation [N, channels, H, W]."""
-        weighted = _sum_over_time(self.coefficients.to(spikes), spikes)
+    def forward(self, weighted: Tensor) -> Tensor:
+        """Sum over t of coefficients[t] * spikes[t], [N, C, H, W] -> pre-activation [N, channels, H, W]."""
         image = F.conv_transpose2d(weighted, self.synapse.weight, padding=1)
         return image + (self.coefficients.sum() * self.synapse.bias)[:, None, None]
-
-
-def _sum_over_time(coefficients: Tensor, spikes: Tensor) -> Tensor:
-    """sum over t of coefficients[t] * spikes[t], in memory order so that channels_last is not copied."""
-    rows = spikes.movedim(2, -1).flatten(1)  # a view of channels_last steps
-    n, c, h, w = spikes.shape[1:]
-    return (coefficients @ rows).view(n, h, w, c).movedim(-1, 1)

@@ -14,6 +14,8 @@ class AttentionReadout(nn.Module):
     -> sigmoid -> one weight per sample, step and channel.
     """
 
+    coefficients = None  # it weighs images, and later
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.synapse = nn.ConvTranspose2d(config.widths[0], config.image_channels, kernel_size=3, padding=1)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from neurons.layer import FusedLayer
 from neurons.native import NativeLayer, channel_statistics, channels_last, combine_
-from neurons.scan import LIFConstants
+from neurons.scan import LIFConstants, sum_over_time
 from neurons.tdbn import ThresholdDependentBatchNorm, affine, input_gradient_factors
 
 
@@ -66,20 +66,25 @@ def fused_norm_lif(
     x_bias: Tensor | None,
     n_repeats: int = 1,
     kernels: Kernels = NATIVE,
+    coefficients: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`fused_lif` of norm(x, x_bias, n_repeats), in one pass wherever that is worth it."""
+    """`fused_lif` of norm(x, x_bias, n_repeats), in one pass wherever that is worth it.
+
+    With `coefficients`, float32 [T] without a gradient, the spikes' weighted sum over time [N, ...] takes their place.
+    """
     n_steps = len(x) * n_repeats
     if norm.training:
         x_bias = torch.zeros_like(norm.bias) if x_bias is None else x_bias
         parameters = x_bias, norm.gain, norm.bias
-        spikes, v_last, mean, inverse_std = _FusedNormLIF.apply(
-            x, v, *parameters, norm.eps, constants, n_steps, kernels
+        out, v_last, mean, inverse_std = _FusedNormLIF.apply(
+            x, v, *parameters, norm.eps, constants, n_steps, kernels, coefficients
         )
         norm.update_running(mean + x_bias.detach(), inverse_std, x.numel() // x.shape[2] * n_repeats)
-        return spikes, v_last
+        return out, v_last
     if torch.is_grad_enabled():  # no model trains on running statistics: not worth a third function
-        return fused_lif(norm(x, x_bias), v, constants, n_repeats, kernels)
-    layer = kernels.layer(channels_last(x), n_steps, x.shape[2], constants)
+        spikes, v_last = fused_lif(norm(x, x_bias), v, constants, n_repeats, kernels)
+        return spikes if coefficients is None else sum_over_time(coefficients, spikes), v_last
+    layer = kernels.layer(channels_last(x), n_steps, x.shape[2], constants, coefficients)
     return layer.forward(*norm.running_affine(x_bias), _like_steps(v))
 
 
@@ -117,30 +122,33 @@ class _FusedNormLIF(torch.autograd.Function):
         constants: LIFConstants,
         n_steps: int,
         kernels: Kernels,
+        coefficients: Tensor | None,
     ):
         x, v = channels_last(x, dense=True), _like_steps(v)
         mean, variance = kernels.channel_statistics(x)
         mean, inverse_std = mean.float(), (variance + eps).rsqrt().float()
         slope, offset = affine(gain, bias, mean, inverse_std)
-        spikes, v_last = kernels.layer(x, n_steps, x.shape[2], constants).forward(slope, offset, v)
-        ctx.save_for_backward(x, v, gain, slope, offset, mean, inverse_std)
+        out, v_last = kernels.layer(x, n_steps, x.shape[2], constants, coefficients).forward(slope, offset, v)
+        ctx.save_for_backward(x, v, gain, slope, offset, mean, inverse_std, coefficients)
         ctx.layer = constants, n_steps, kernels
         ctx.mark_non_differentiable(mean, inverse_std)
         ctx.set_materialize_grads(False)
-        return spikes, v_last, mean, inverse_std
+        return out, v_last, mean, inverse_std
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor | None, grad_v_last: Tensor | None, *_: None):
-        x, v, gain, slope, offset, mean, inverse_std = ctx.saved_tensors
+    def backward(ctx: Any, grad_out: Tensor | None, grad_v_last: Tensor | None, *_: None):
+        x, v, gain, slope, offset, mean, inverse_std, coefficients = ctx.saved_tensors
         constants, n_steps, kernels = ctx.layer
-        layer = kernels.layer(x, n_steps, x.shape[2], constants)
-        grads = _dense_gradients(layer, grad_spikes, grad_v_last)
+        layer = kernels.layer(x, n_steps, x.shape[2], constants, coefficients)
+        if coefficients is not None and grad_out is not None:
+            grad_out = grad_out[None]
+        grads = _dense_gradients(layer, grad_out, grad_v_last)
         grad_y, sum_g, sum_gx, grad_v = layer.backward(slope, offset, mean, v, *grads, ctx.needs_input_grad[1])
         grad_bias, grad_gain = sum_g.to(gain), (sum_gx * inverse_std).to(gain)
         factors = input_gradient_factors(gain, mean, inverse_std, grad_gain, grad_bias, x.numel() // len(gain))
         grad_x = kernels.combine_(grad_y, x, *factors)
-        return grad_x, grad_v, torch.zeros_like(gain), grad_gain, grad_bias, None, None, None, None
+        return grad_x, grad_v, torch.zeros_like(gain), grad_gain, grad_bias, *[None] * 5
 
 
 def _identity(x: Tensor) -> tuple[Tensor, Tensor]:

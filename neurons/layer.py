@@ -13,13 +13,16 @@ class FusedLayer:
     """A layer's activations and constants; subclasses have the passes over them, `forward` and `backward`.
 
     x: input [T, N, C, ...], or [1, N, C, ...] for the same input at each of `n_steps` steps; `n_channels` tells
-    how the vectors `slope`, `offset` and `mean` repeat along a step's memory.
+    how the vectors `slope`, `offset` and `mean` repeat along a step's memory. With `coefficients`, float32 [T], the
+    spikes are never stored: `forward` gives the sum over t of coefficients[t] * spikes[t], float32 [N, C, ...], and
+    `backward` starts from the gradient of that, [1, N, C, ...].
     """
 
     x: Tensor
     n_steps: int
     n_channels: int
     constants: LIFConstants
+    coefficients: Tensor | None = None
 
     @property
     def constant(self) -> bool:

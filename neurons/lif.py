@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from errors import UserError
 from neurons.fused import NATIVE, fused_lif, fused_norm_lif, triton_kernels
 from neurons.library import native_obstacle
-from neurons.scan import LIFConstants, lif_scan
+from neurons.scan import LIFConstants, lif_scan, sum_over_time
 from neurons.surrogate import Rectangular
 from neurons.tdbn import ThresholdDependentBatchNorm
 from neurons.triton_support import triton_interprets, triton_obstacle
@@ -121,6 +121,17 @@ class LIF(neuron.LIFNode):
         self.v_float_to_tensor(x_seq[0])
         return self._cupy(x_seq) if self.backend == "cupy" else self._scan(x_seq)
 
+    def summed(
+        self, x_seq: Tensor, coefficients: Tensor, norm: ThresholdDependentBatchNorm, x_bias: Tensor | None = None
+    ) -> Tensor:
+        """Sum over t of coefficients[t] * spikes[t], [N, ...], in the type of x_seq; other arguments as above.
+
+        `native` and `triton` add the spikes up as they make them and store none, unless forward hooks watch them.
+        """
+        if self._forward_hooks or coefficients.requires_grad or not self._is_fused(x_seq, norm):
+            return sum_over_time(coefficients, self(x_seq, norm, x_bias))
+        return self._fused(x_seq, norm, x_bias, 1, coefficients.float()).to(x_seq)
+
     def _is_fused(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> bool:
         """Whether compiled kernels do tdBN and LIF together."""
         if self.backend == "triton":
@@ -136,7 +147,12 @@ class LIF(neuron.LIFNode):
         return all(tensor.dtype == torch.float32 for tensor in tensors if isinstance(tensor, Tensor))
 
     def _fused(
-        self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None, x_bias: Tensor | None, n_repeats: int
+        self,
+        x_seq: Tensor,
+        norm: ThresholdDependentBatchNorm | None,
+        x_bias: Tensor | None,
+        n_repeats: int,
+        coefficients: Tensor | None = None,
     ) -> Tensor:
         self._check_no_trace()
         at_rest = isinstance(self.v, float) and self.v == 0.0
@@ -145,10 +161,11 @@ class LIF(neuron.LIFNode):
         v = None if at_rest else self.v
         kernels = triton_kernels() if self.backend == "triton" else NATIVE
         if norm is None:
-            spikes, self.v = fused_lif(x_seq, v, self.constants(), n_repeats, kernels)
+            out, self.v = fused_lif(x_seq, v, self.constants(), n_repeats, kernels)
         else:
-            spikes, self.v = fused_norm_lif(x_seq, v, self.constants(), norm, x_bias, n_repeats, kernels)
-        return spikes
+            how = n_repeats, kernels, coefficients
+            out, self.v = fused_norm_lif(x_seq, v, self.constants(), norm, x_bias, *how)
+        return out
 
     def _scan(self, x_seq: Tensor) -> Tensor:
         self._check_no_trace()

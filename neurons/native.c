@@ -118,7 +118,7 @@ int channel_statistics(const float *x, int64_t n_rows, int64_t n_channels, int64
 
 typedef struct {
     const Layer *layer;
-    const float *x, *slope, *offset, *v_first;
+    const float *x, *slope, *offset, *v_first, *coefficients;
     int64_t x_stride;
     float *spikes, *v_last;
 } Forward;
@@ -134,6 +134,10 @@ static void forward_step(const Layer *layer, int64_t n, const float *restrict x,
     }
 }
 
+static void add_scaled(int64_t n, float factor, const float *restrict values, float *restrict sum) {
+    for (int64_t i = 0; i < n; i++) sum[i] += factor * values[i];
+}
+
 static void forward_blocks(const void *argument, int64_t first, int64_t last, void *scratch) {
     const Forward *job = argument;
     const Layer *layer = job->layer;
@@ -141,27 +145,32 @@ static void forward_blocks(const void *argument, int64_t first, int64_t last, vo
     float *v = scratch;
     const float *slope = fill_tile(v + length, job->slope, layer->n_channels, length);
     const float *offset = fill_tile(v + 2 * length, job->offset, layer->n_channels, length);
+    float *step = v + 3 * length;
     for (int64_t start = first * length; start < smaller(last * length, n_neurons); start += length) {
         const int64_t n = smaller(length, n_neurons - start);
+        if (job->coefficients) memset(job->spikes + start, 0, n * sizeof *v);
         if (job->v_first)
             memcpy(v, job->v_first + start, n * sizeof *v);
         else
             memset(v, 0, n * sizeof *v);
-        for (int64_t t = 0; t < layer->n_steps; t++)
-            forward_step(layer, n, job->x + t * job->x_stride + start, slope, offset, v,
-                         job->spikes + t * n_neurons + start);
+        for (int64_t t = 0; t < layer->n_steps; t++) {
+            float *spikes = job->coefficients ? step : job->spikes + t * n_neurons + start;
+            forward_step(layer, n, job->x + t * job->x_stride + start, slope, offset, v, spikes);
+            if (job->coefficients) add_scaled(n, job->coefficients[t], spikes, job->spikes + start);
+        }
         memcpy(job->v_last + start, v, n * sizeof *v);
     }
 }
 
 /* x has x_stride values between steps, 0 for the same ones at every step; v_first may be NULL, for 0.
+   spikes [n_steps][n_neurons], or with coefficients [n_steps], which may be NULL, their weighted sum [n_neurons].
    Returns 0, or 1 without memory. */
 int lif_forward(const Layer *layer, const float *x, int64_t x_stride, const float *slope, const float *offset,
-                const float *v_first, float *spikes, float *v_last) {
-    const Forward job = {layer, x, slope, offset, v_first, x_stride, spikes, v_last};
+                const float *v_first, const float *coefficients, float *spikes, float *v_last) {
+    const Forward job = {layer, x, slope, offset, v_first, coefficients, x_stride, spikes, v_last};
     const int64_t length = tile_length(layer->n_channels), n_blocks = (layer->n_neurons + length - 1) / length;
     const int64_t n_threads = clamp_threads(layer->n_threads, n_blocks);
-    size_t bytes = 3 * length * sizeof(float);
+    size_t bytes = 4 * length * sizeof(float);
     char *scratch = allocate_scratch(n_threads, &bytes);
     if (!scratch) return 1;
     run_threads(forward_blocks, &job, n_blocks, n_threads, scratch, bytes);
@@ -173,7 +182,7 @@ int lif_forward(const Layer *layer, const float *x, int64_t x_stride, const floa
 
 typedef struct {
     const Layer *layer;
-    const float *x, *slope, *offset, *mean, *v_first, *grad_spikes, *grad_v_last;
+    const float *x, *slope, *offset, *mean, *v_first, *coefficients, *grad_spikes, *grad_v_last;
     int64_t x_stride, grad_stride;
     float *grad_y, *grad_v_first;
     int sum_steps;
@@ -217,7 +226,7 @@ static void backward_blocks(const void *argument, int64_t first, int64_t last, v
     const float *slope = fill_tile(tiles, job->slope, n_channels, length);
     const float *offset = fill_tile(tiles + length, job->offset, n_channels, length);
     const float *mean = fill_tile(tiles + 2 * length, job->mean, n_channels, length);
-    float *membrane = tiles + 3 * length;
+    float *step = tiles + 3 * length, *membrane = step + length;
     for (int64_t start = first * length; start < smaller(last * length, n_neurons); start += length) {
         const int64_t n = smaller(length, n_neurons - start);
         if (job->v_first)
@@ -233,8 +242,14 @@ static void backward_blocks(const void *argument, int64_t first, int64_t last, v
         memset(sum, 0, 2 * length * sizeof *sum);
         for (int64_t t = layer->n_steps - 1; t >= 0; t--) {
             float *m = membrane + t * length;
-            reverse_step(layer, n, m, job->grad_spikes + t * job->grad_stride + start, job->x + t * job->x_stride + start,
-                         mean, q, sum, sum_x, job->sum_steps ? m : job->grad_y + t * n_neurons + start);
+            const float *grad_spikes = job->grad_spikes + t * job->grad_stride + start;
+            if (job->coefficients) {
+                memset(step, 0, n * sizeof *step);
+                add_scaled(n, job->coefficients[t], grad_spikes, step);
+                grad_spikes = step;
+            }
+            reverse_step(layer, n, m, grad_spikes, job->x + t * job->x_stride + start, mean, q, sum, sum_x,
+                         job->sum_steps ? m : job->grad_y + t * n_neurons + start);
         }
         if (job->sum_steps) memcpy(job->grad_y + start, sum, n * sizeof *sum);
         if (job->grad_v_first) memcpy(job->grad_v_first + start, q, n * sizeof *q);
@@ -246,16 +261,17 @@ static void backward_blocks(const void *argument, int64_t first, int64_t last, v
 }
 
 /* grad_y [n_steps][n_neurons], or with sum_steps [n_neurons], summed over the steps; sums of grad_y and of
-   grad_y (x - mean) per channel. grad_v_last and grad_v_first may be NULL. Returns 0, or 1 without memory. */
+   grad_y (x - mean) per channel. grad_spikes has grad_stride values between steps, 0 with coefficients: it is the
+   gradient of the weighted sum then. grad_v_last and grad_v_first may be NULL. Returns 0, or 1 without memory. */
 int lif_backward(const Layer *layer, const float *x, int64_t x_stride, const float *slope, const float *offset,
-                 const float *mean, const float *v_first, const float *grad_spikes, int64_t grad_stride,
-                 const float *grad_v_last, int32_t sum_steps, float *grad_y, float *grad_v_first, double *sums,
-                 double *sums_x) {
-    const Backward job = {layer,    x,           slope,  offset,       mean,     v_first, grad_spikes, grad_v_last,
-                          x_stride, grad_stride, grad_y, grad_v_first, sum_steps};
+                 const float *mean, const float *v_first, const float *coefficients, const float *grad_spikes,
+                 int64_t grad_stride, const float *grad_v_last, int32_t sum_steps, float *grad_y, float *grad_v_first,
+                 double *sums, double *sums_x) {
+    const Backward job = {layer,       x,        slope,       offset, mean,         v_first,  coefficients, grad_spikes,
+                          grad_v_last, x_stride, grad_stride, grad_y, grad_v_first, sum_steps};
     const int64_t length = tile_length(layer->n_channels), n_blocks = (layer->n_neurons + length - 1) / length;
     const int64_t n_threads = clamp_threads(layer->n_threads, n_blocks);
-    size_t bytes = length * (2 * sizeof(double) + (6 + layer->n_steps) * sizeof(float));
+    size_t bytes = length * (2 * sizeof(double) + (7 + layer->n_steps) * sizeof(float));
     char *scratch = allocate_scratch(n_threads, &bytes);
     if (!scratch) return 1;
     run_threads(backward_blocks, &job, n_blocks, n_threads, scratch, bytes);

@@ -23,9 +23,9 @@ class _Layer(ctypes.Structure):
 
 _LAYER = ctypes.POINTER(_Layer)
 _channel_statistics = c_function("channel_statistics", c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p)
-_lif_forward = c_function("lif_forward", _LAYER, c_void_p, c_int64, *[c_void_p] * 5)
+_lif_forward = c_function("lif_forward", _LAYER, c_void_p, c_int64, *[c_void_p] * 6)
 _lif_backward = c_function(
-    "lif_backward", _LAYER, c_void_p, c_int64, *[c_void_p] * 5, c_int64, c_void_p, c_int32, *[c_void_p] * 4
+    "lif_backward", _LAYER, c_void_p, c_int64, *[c_void_p] * 6, c_int64, c_void_p, c_int32, *[c_void_p] * 4
 )
 _combine = c_function("combine", *[c_void_p] * 5, c_int64, c_int64, c_int64)
 
@@ -46,9 +46,10 @@ class NativeLayer(FusedLayer):
     """The passes over one layer's activations. Every tensor is float32 and `channels_last`."""
 
     def forward(self, slope: Tensor, offset: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Spikes [n_steps, N, ...] and the last membrane [N, ...] for a current slope * x + offset."""
-        spikes, v_last = self._like_x(self.n_steps), self._state()
-        _lif_forward(self._layer(), *self._input(), slope, offset, v, spikes, v_last)
+        """Spikes [n_steps, N, ...], or their sum, and the last membrane [N, ...] for a current slope * x + offset."""
+        spikes = self._like_x(self.n_steps) if self.coefficients is None else self._state()
+        v_last = self._state()
+        _lif_forward(self._layer(), *self._input(), slope, offset, v, self.coefficients, spikes, v_last)
         return spikes, v_last
 
     def backward(
@@ -65,9 +66,10 @@ class NativeLayer(FusedLayer):
         grad_y = self._like_x(len(self.x))
         grad_v = self._state() if needs_grad_v else None
         sums = torch.empty((2, self.n_channels), dtype=torch.float64)
+        grad_stride = grad_spikes.stride(0) if self.coefficients is None else 0
         _lif_backward(
-            *(self._layer(), *self._input(), slope, offset, mean, v, grad_spikes, grad_spikes.stride(0), grad_v_last),
-            *(self.constant, grad_y, grad_v, sums[0], sums[1]),
+            *(self._layer(), *self._input(), slope, offset, mean, v, self.coefficients, grad_spikes, grad_stride),
+            *(grad_v_last, self.constant, grad_y, grad_v, sums[0], sums[1]),
         )
         return grad_y, sums[0], sums[1], grad_v
 

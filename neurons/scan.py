@@ -94,6 +94,16 @@ def _forward(current: Tensor, v: Tensor, c: LIFConstants, keep_membrane: bool) -
     return spikes, v_last, membrane
 
 
+def sum_over_time(coefficients: Tensor, spikes: Tensor) -> Tensor:
+    """Sum over t of coefficients[t] * spikes[t]: [T] and [T, N, C, ...] -> [N, C, ...], in the dtype of `spikes`.
+
+    In the order in which channels_last steps lie in memory, so that they are not copied.
+    """
+    steps = spikes.movedim(2, -1)
+    rows = coefficients.to(spikes) @ steps.flatten(1)
+    return rows.view(steps.shape[1:]).movedim(-1, 1)
+
+
 def dense_like(current: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Uninitialised [T, N, ...] with each step laid out as current[0] is (channels_last survives)."""
     step = torch.empty_like(current[0], dtype=dtype, device="meta")

@@ -6,7 +6,8 @@ all the steps' values before it computes, so that their latencies overlap.
 
 What moves through GPU memory, in activations per neuron and step: statistics read x; forward reads x, writes the
 spike; backward reads x and the spike's gradient, writes the current's; `combine` reads x and that, writes it again.
-In float32 that is 4, 8, 12 and 12 bytes. Sums per channel leave each program as one row of a buffer that PyTorch
+In float32 that is 4, 8, 12 and 12 bytes. Where the spikes are summed over time, neither they nor their gradients move.
+Sums per channel leave each program as one row of a buffer that PyTorch
 adds up, never by atomics: two runs give the same bits.
 """
 
@@ -63,27 +64,33 @@ def _membrane(x, slope, offset, v, decay, fires_from):
 
 @triton.jit
 def forward(
-    x, x_stride, slope, offset, v, spikes, v_last, decay, fires_from,
+    x, x_stride, slope, offset, v, coefficients, spikes, v_last, decay, fires_from,
     n_rows, n_channels, n_neurons, N_STEPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The LIF of slope x + offset. `spikes` is None where only the last membrane is asked for."""
+    """The LIF of slope x + offset. `spikes` is None where only the last membrane is asked for, and takes the sum of
+    coefficients[t] * spikes[t] where there are such."""
     here, inside, channel = _tile(n_rows, n_channels, ROWS, CHANNELS)
     slope, offset = _per_channel(slope, channel, n_channels), _per_channel(offset, channel, n_channels)
     xs = _load_steps(x + here, x_stride, inside, N_STEPS)
     state = _load_state(v, here, inside)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
     if spikes is not None:
         spikes += here
     for t in tl.static_range(N_STEPS):
         m, state = _membrane(xs[t], slope, offset, state, decay, fires_from)
-        if spikes is not None:
+        if coefficients is not None:
+            total += tl.where(m >= fires_from, tl.load(coefficients + t), 0.0)
+        elif spikes is not None:
             tl.store(spikes, tl.where(m >= fires_from, 1.0, 0.0), mask=inside)
             spikes += n_neurons
+    if coefficients is not None:
+        tl.store(spikes, total, mask=inside)
     tl.store(v_last + here, state, mask=inside)
 
 
 @triton.jit
 def backward(
-    x, x_stride, slope, offset, mean, v, grad_spikes, grad_stride, grad_v_last, last_grad_y, grad_v, sum_g, sum_gx,
+    x, x_stride, slope, offset, mean, v, coefficients, grad_spikes, grad_stride, grad_v_last, last_grad_y, grad_v, sum_g, sum_gx,
     decay, fires_from, middle, half, height,
     n_rows, n_channels, n_neurons, N_STEPS: tl.constexpr, SUM_STEPS: tl.constexpr,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -91,13 +98,16 @@ def backward(
     """The membranes again, then the recurrence in reverse (neurons/scan.py has the formula).
 
     last_grad_y is where the current's gradient of the last step goes, with those of earlier steps in front of it;
-    with SUM_STEPS that of all steps. A lane outside has q = g = 0 and adds nothing to a sum.
+    with SUM_STEPS that of all steps. grad_spikes is that of the weighted sum where there are coefficients. A lane outside has q = g = 0 and adds nothing to a sum.
     """
     here, inside, channel = _tile(n_rows, n_channels, ROWS, CHANNELS)
     slope, offset = _per_channel(slope, channel, n_channels), _per_channel(offset, channel, n_channels)
     mean = _per_channel(mean, channel, n_channels)
     xs = _load_steps(x + here, x_stride, inside, N_STEPS)
-    gs = _load_steps(grad_spikes + here, grad_stride, inside, N_STEPS)
+    if coefficients is None:
+        gs = _load_steps(grad_spikes + here, grad_stride, inside, N_STEPS)
+    else:
+        grad_sum = tl.load(grad_spikes + here, mask=inside, other=0.0).to(tl.float32)
     state = _load_state(v, here, inside)
     membranes = ()
     for t in tl.static_range(N_STEPS):
@@ -110,7 +120,11 @@ def backward(
     grad_y = last_grad_y + here
     for t in tl.static_range(N_STEPS - 1, -1, -1):
         m = membranes[t]
-        through_spike = tl.where(tl.abs(m - middle) < half, (gs[t].to(tl.float32) - q * m) * height, 0.0)
+        if coefficients is None:
+            g = gs[t].to(tl.float32)
+        else:
+            g = grad_sum * tl.load(coefficients + t)
+        through_spike = tl.where(tl.abs(m - middle) < half, (g - q * m) * height, 0.0)
         grad = through_spike + tl.where(m >= fires_from, 0.0, q)
         q = decay * grad
         total += grad

@@ -51,11 +51,16 @@ class TritonLayer(FusedLayer):
     """
 
     def forward(self, slope: Tensor, offset: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Spikes [n_steps, N, ...] and the last membrane [N, ...] for a current slope * x + offset."""
-        spikes = self._like_x(self.n_steps)
-        for steps in self._segments():
-            v = self._forward(steps, slope, offset, v, spikes[steps])
-        return spikes, v
+        """Spikes [n_steps, N, ...], or their sum, and the last membrane [N, ...] for a current slope * x + offset."""
+        segments = self._segments()
+        if self.coefficients is None:
+            spikes = self._like_x(self.n_steps)
+            parts = [spikes[steps] for steps in segments]
+        else:
+            parts = [self._state() for _ in segments]
+        for steps, part in zip(segments, parts, strict=True):
+            v = self._forward(steps, slope, offset, v, self._weights(steps), part)
+        return spikes if self.coefficients is None else sum(parts[1:], parts[0]), v
 
     def backward(
         self,
@@ -70,13 +75,14 @@ class TritonLayer(FusedLayer):
         """Gradient of the current, like x; its sum and that of it times x - mean, per channel in float64; of v."""
         segments, starts = self._segments(), [v]
         for steps in segments[:-1]:
-            starts.append(self._forward(steps, slope, offset, starts[-1], None))
+            starts.append(self._forward(steps, slope, offset, starts[-1], None, None))
         grad_y = self._like_x(len(segments) if self.constant else self.n_steps)
         q, sums = grad_v_last, []
         for i in reversed(range(len(segments))):
-            steps, vectors = segments[i], (slope, offset, mean, starts[i])
+            steps = segments[i]
+            vectors = slope, offset, mean, starts[i], self._weights(steps)
             outputs = grad_y[i if self.constant else steps.stop - 1], self._state() if i > 0 or needs_grad_v else None
-            grads = grad_spikes[steps], grad_spikes.stride(0), q
+            grads = (grad_spikes[steps] if self.coefficients is None else grad_spikes), grad_spikes.stride(0), q
             sums.append(self._backward(steps, *vectors, *grads, *outputs))
             q = outputs[1]
         for more in grad_y[1:] if self.constant else ():
@@ -87,10 +93,13 @@ class TritonLayer(FusedLayer):
         starts = range(0, self.n_steps, SEGMENT_STEPS)
         return [slice(start, min(start + SEGMENT_STEPS, self.n_steps)) for start in starts]
 
-    def _forward(self, steps: slice, slope: Tensor, offset: Tensor, v: Tensor | None, spikes: Tensor | None) -> Tensor:
-        """The membrane after some steps, from v before them. Writes their spikes, if there is room for them."""
+    def _weights(self, steps: slice) -> Tensor | None:
+        return None if self.coefficients is None else self.coefficients[steps]
+
+    def _forward(self, steps: slice, *arguments: Tensor | None) -> Tensor:
+        """The membrane after some steps; the kernel's other arguments are given."""
         v_last, c = self._state(), self.constants
-        self._run(kernels.forward, steps, slope, offset, v, spikes, v_last, c.decay, c.fires_from)
+        self._run(kernels.forward, steps, *arguments, v_last, c.decay, c.fires_from)
         return v_last
 
     def _backward(self, steps: slice, *arguments: Any) -> Tensor:

@@ -91,6 +91,13 @@ def test_the_first_convolution_runs_once_and_its_spikes_leave_at_every_step() ->
     assert first.cost.kept_values == x + y
 
 
+def test_the_last_block_leaves_the_sum_of_its_spikes_and_not_the_spikes() -> None:
+    last = by_name(CIFAR10)["decoder.blocks.3"].cost
+    x, y = T * 32 * 16 * 16, T * 32 * 32 * 32
+    assert last.forward_values == (x + y) + y + (y + y // T)
+    assert last.backward_values == (2 * y + y // T) + 3 * y + (y + x) + (y + x)
+
+
 def test_sampling_decodes_without_statistics_and_keeps_nothing() -> None:
     layers = by_name(SMALL, "sample")
     assert not any(name.startswith("encoder") for name in layers)

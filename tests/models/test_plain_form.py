@@ -114,7 +114,7 @@ def test_readout_weights_are_powers_of_0_8_that_count_the_bias_4_859_times(make_
     readout = make_esvae().decoder.readout
     expected = [0.8**15, 0.8**14, 0.8**13]
     assert readout.coefficients[:3].tolist() == pytest.approx(expected, rel=1e-6)
-    silent = torch.zeros(T, 1, 8, 8, 8)
+    silent = torch.zeros(1, 8, 8, 8)
     torch.testing.assert_close(readout(silent)[0, :, 0, 0], 4.859263 * readout.synapse.bias)
 
 

@@ -57,6 +57,49 @@ def test_spikes_membrane_and_gradient_are_those_of_eq_1_to_3(
     torch.testing.assert_close(gradient.cpu()[:, clear].double(), true_gradient[:, clear], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_steps", [1, 5, 16, 33])
+def test_the_sum_over_time_is_that_of_the_spikes_with_the_same_gradients(
+    backend, variant: str, n_steps: int, rng: torch.Generator
+) -> None:
+    coefficients = (0.8 ** torch.arange(n_steps).flip(0)).to(backend.device)
+    current = LAYOUTS["channels_last"](n_steps).to(backend.device).requires_grad_()
+    weight, start = (torch.randn(current.shape[1:], generator=rng).to(backend.device) for _ in range(2))
+
+    def outcome(sum_up: Callable[[LIF, nn.Module], Tensor]) -> list[Tensor]:
+        norm, lif = ThresholdDependentBatchNorm(4, v_threshold=0.2).to(backend.device), backend.lif(variant)
+        lif.v = start.clone().requires_grad_()
+        leaves = current, lif.v, *norm.parameters()
+        summed = sum_up(lif, norm)
+        loss = (summed * weight).sum() + (lif.v * weight).sum()
+        return [summed.detach(), lif.v.detach(), *torch.autograd.grad(loss, leaves)]
+
+    found = outcome(lambda lif, norm: lif.summed(current, coefficients, norm))
+    expected = outcome(lambda lif, norm: torch.einsum("t,tnchw->nchw", coefficients, lif(current, norm)))
+    assert all(true.any() for true in expected)
+    for one, true in zip(found, expected, strict=True):
+        assert (one - true).norm() <= 1e-6 * true.norm()
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_the_sum_over_time_in_evaluation_mode(backend, grad: bool, variant: str) -> None:
+    norm = ThresholdDependentBatchNorm(4, v_threshold=0.2).eval().to(backend.device)
+    current, coefficients = LAYOUTS["image"](5).to(backend.device), torch.arange(5.0).to(backend.device)
+    with torch.set_grad_enabled(grad):
+        found = backend.lif(variant).summed(current, coefficients, norm)
+        spikes = backend.lif(variant)(current, norm)
+    assert found.requires_grad is grad and spikes.any()
+    torch.testing.assert_close(found, torch.einsum("t,tnchw->nchw", coefficients, spikes), rtol=1e-6, atol=0)
+
+
+def test_hooks_see_the_spikes_that_are_summed(backend, variant: str) -> None:
+    norm, current = ThresholdDependentBatchNorm(4, v_threshold=0.2).to(backend.device), LAYOUTS["image"](5)
+    lif, seen = backend.lif(variant), []
+    lif.register_forward_hook(lambda *passed: seen.append(passed[-1]))
+    summed = lif.summed(current.to(backend.device), torch.ones(5, device=backend.device), norm)
+    torch.testing.assert_close(summed, seen[0].sum(0))
+    assert seen[0].shape == current.shape
+
+
 @pytest.mark.parametrize("name", ["scan", "torch"])
 def test_float64_is_exact_in_the_first_and_the_last_membrane_too(
     name: str, variant: str, literal_lif, rng: torch.Generator

@@ -11,6 +11,7 @@ from errors import UserError
 from models import ModelConfig, build_model
 from models.backbone import SpikingBlock
 from neurons import LIF, ThresholdDependentBatchNorm, library, lif_surrogate, reset_state, set_backend
+from neurons.layer import FusedLayer
 from neurons.library import native_obstacle
 from neurons.native import channel_statistics, channels_last
 
@@ -195,6 +196,12 @@ def test_the_backward_pass_keeps_nothing_large_but_the_input(rng: Generator) -> 
         make_lif("native", "paper")(x.requires_grad_(), norm, x_bias)
     large = [tensor for tensor in kept.values() if tensor.numel() > 8]
     assert [tensor.data_ptr() for tensor in large] == [x.data_ptr()]
+
+
+def test_spikes_that_are_summed_are_never_stored(rng: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, x, x_bias = random_input((16, 4, 8, 8, 8), rng)
+    monkeypatch.setattr(FusedLayer, "_like_x", lambda layer, n_steps: pytest.fail("room for every step"))
+    assert make_lif("native", "paper").summed(x, torch.rand(16, generator=rng), norm, x_bias).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -341,11 +341,14 @@ def compiled(kernel, dtype, **constants):
 
 for dtype in ("fp32", "bf16"):
     tile = {"ROWS": 8, "CHANNELS": 32}
+    spikes = {"coefficients": None}
     compiled(kernels.forward, dtype, N_STEPS=16, **tile)
-    compiled(kernels.forward, dtype, N_STEPS=16, spikes=None, v=None, n_channels=1, ROWS=256, CHANNELS=1)
+    compiled(kernels.forward, dtype, N_STEPS=16, **spikes, **tile)
+    compiled(kernels.forward, dtype, N_STEPS=16, spikes=None, v=None, **spikes, n_channels=1, ROWS=256, CHANNELS=1)
     none = {"v": None, "grad_v_last": None, "grad_v": None}
-    compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=True, **none, **tile)
-    backward = compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=False, **tile)
+    compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=False, **none, **tile)
+    compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=True, **none, **spikes, **tile)
+    backward = compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=False, **spikes, **tile)
     compiled(kernels.moments, dtype, ROWS=128, CHANNELS=32)
     compiled(kernels.combine, dtype, ROWS=32, CHANNELS=32)
     file = Path(sys.argv[1]) / "backward.cubin"
