@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from analysis.classifier import Accuracy, Activation, Labelled, Recipe, train_classifier
 from analysis.command import Experiment, experiment_main
@@ -75,7 +77,8 @@ class EncoderClassification(Experiment):
             UserError: a data set without labels.
         """
         splits = [self._load(subjects[0], split) for split in ("train", "test")]
-        rows = [self._row(*entry, splits) for entry in self._features(subjects, splits)]
+        done: list[tuple[Tensor, list[Accuracy]]] = []
+        rows = [self._row(*entry, done) for entry in self._features(subjects, splits)]
         table = with_verdict(pd.DataFrame(rows), len(splits[1].labels))
         record = describe(self.protocol(splits), subjects, self.settings(), paper=paper_table3(subjects[0].dataset))
         size = f"{subjects[0].dataset}: {len(splits[0].labels):,} images, {self.epochs} epochs for each classifier"
@@ -101,9 +104,16 @@ class EncoderClassification(Experiment):
             pca = PixelPCA(train, size)
             yield f"{pca.n_components} components", PIXELS, _labelled([pca(s.images) for s in splits], splits)
 
-    def _row(self, model: str, kind: str, features: list[Labelled], splits: list[Split]) -> dict[str, Any]:
-        title = f"{model}, {kind}: classifier"
-        found = [train_classifier(*features, self.recipe(), self.seed + i, title) for i in range(self.n_classifiers)]
+    def _row(
+        self, model: str, kind: str, features: list[Labelled], done: list[tuple[Tensor, list[Accuracy]]]
+    ) -> dict[str, Any]:
+        """Adds to `done`, and takes from it what was found for the same features: models may share their control."""
+        title, x = f"{model}, {kind}: classifier", features[0].features
+        found = next((found for seen, found in done if torch.equal(seen, x)), None)
+        if found is None:
+            seeds = range(self.seed, self.seed + self.n_classifiers)
+            found = [train_classifier(*features, self.recipe(), seed, title) for seed in seeds]
+            done.append((x, found))
         return {"model": model, "features": kind} | summary(found)
 
     def protocol(self, splits: list[Split]) -> str:

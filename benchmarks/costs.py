@@ -172,4 +172,3 @@ def _lif_cost(y: Tensor, spikes: Tensor, statistics: bool) -> Cost:
     if not spikes.requires_grad:
         return Cost(forward_values=forward)
     return Cost(forward_values=forward, backward_values=5 * n + n_spikes, kept_values=n)
-

@@ -90,15 +90,16 @@ def forward(
 
 @triton.jit
 def backward(
-    x, x_stride, slope, offset, mean, v, coefficients, grad_spikes, grad_stride, grad_v_last, last_grad_y, grad_v, sum_g, sum_gx,
-    decay, fires_from, middle, half, height,
+    x, x_stride, slope, offset, mean, v, coefficients, grad_spikes, grad_stride, grad_v_last,
+    last_grad_y, grad_v, sum_g, sum_gx, decay, fires_from, middle, half, height,
     n_rows, n_channels, n_neurons, N_STEPS: tl.constexpr, SUM_STEPS: tl.constexpr,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The membranes again, then the recurrence in reverse (neurons/scan.py has the formula).
 
-    last_grad_y is where the current's gradient of the last step goes, with those of earlier steps in front of it;
-    with SUM_STEPS that of all steps. grad_spikes is that of the weighted sum where there are coefficients. A lane outside has q = g = 0 and adds nothing to a sum.
+    grad_spikes is the gradient of the weighted sum where there are coefficients. last_grad_y is where the current's
+    gradient of the last step goes, with those of earlier steps in front of it; with SUM_STEPS that of all steps. A lane
+    outside has q = g = 0 and adds nothing to a sum.
     """
     here, inside, channel = _tile(n_rows, n_channels, ROWS, CHANNELS)
     slope, offset = _per_channel(slope, channel, n_channels), _per_channel(offset, channel, n_channels)
@@ -120,10 +121,7 @@ def backward(
     grad_y = last_grad_y + here
     for t in tl.static_range(N_STEPS - 1, -1, -1):
         m = membranes[t]
-        if coefficients is None:
-            g = gs[t].to(tl.float32)
-        else:
-            g = grad_sum * tl.load(coefficients + t)
+        g = gs[t].to(tl.float32) if coefficients is None else grad_sum * tl.load(coefficients + t)
         through_spike = tl.where(tl.abs(m - middle) < half, (g - q * m) * height, 0.0)
         grad = through_spike + tl.where(m >= fires_from, 0.0, q)
         q = decay * grad

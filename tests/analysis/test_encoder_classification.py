@@ -163,6 +163,23 @@ def test_the_command_compares_models_and_controls(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "encoder_classification-digits.png").stat().st_size > 0
 
 
+def test_features_that_models_share_are_classified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def count(train: Labelled, *rest: object) -> Accuracy:
+        seen.append(train.features)
+        return Accuracy(1.0, float(train.features.mean()))
+
+    monkeypatch.setattr("analysis.encoder_classification.train_classifier", count)
+    paths = [saved(tmp_path, "esvae"), saved(tmp_path, "fsvae")]
+    flags = ("--n-images", "50", "--n-classifiers", "2", "--out", tmp_path / "out")
+    assert run("--checkpoint", paths[0], "--checkpoint", paths[1], *flags) == 0
+    _, table = read_experiment(tmp_path / "out", "encoder_classification-digits")
+    of_control = table[table["features"] == UNTRAINED]["test_accuracy"]
+    assert len(table) == 5 and len(of_control) == 2 and of_control.nunique() == 1
+    assert len(seen) == 2 * 3  # the models, which are silent untrained, their control, and the pixels
+
+
 def test_images_without_classes_are_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
