@@ -27,7 +27,7 @@ class Recipe:
 
     Attributes:
         epochs, lr: the paper's.
-        momentum: the paper names none. Without it 10 epochs on the rates of `esvae-mnist-short` end at 90 % (measured),
+        momentum: the paper names none. Without it 10 epochs on the rates of an ESVAE of MNIST end at 90 % (measured),
             with 0.9 they pass 96 % after 5; controls must not lose because they were not trained to the end.
         batch_size, activation: the paper does not say.
     """

@@ -1,7 +1,7 @@
 """Fig. 6 and 7: firing rates of the latent units in training and in generation, and over epochs.
 
-    python -m analysis.firing_rates --checkpoint pretrained/esvae-mnist-short.safetensors \\
-        --checkpoint pretrained/fsvae-mnist-short.safetensors
+    python -m analysis.firing_rates --checkpoint pretrained/esvae-mnist-fast.safetensors \\
+        --checkpoint pretrained/fsvae-mnist-fast.safetensors
 
 `training` is the rate of z drawn from the posterior of test images, `generation` that of as many z drawn from the
 prior. Prints how far their histograms agree and how widely each posterior samples; writes

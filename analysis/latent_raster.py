@@ -1,7 +1,7 @@
 """Fig. 4: the latent as a raster of spikes, in training and in generation.
 
-    python -m analysis.latent_raster --checkpoint pretrained/esvae-mnist-short.safetensors \\
-        --checkpoint pretrained/fsvae-mnist-short.safetensors
+    python -m analysis.latent_raster --checkpoint pretrained/esvae-mnist-fast.safetensors \\
+        --checkpoint pretrained/fsvae-mnist-fast.safetensors
 
 Draws z of the first test image from the posterior (the paper's training stage) and one z from the prior (generation).
 Over all test images, and as many draws from the prior, it counts latent units that fire at every step or at none.

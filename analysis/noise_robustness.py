@@ -1,7 +1,7 @@
 """Fig. 5, 12 and 13: reconstructions from latents with noise.
 
-    python -m analysis.noise_robustness --checkpoint pretrained/esvae-mnist-short.safetensors \\
-        --checkpoint pretrained/fsvae-mnist-short.safetensors
+    python -m analysis.noise_robustness --checkpoint pretrained/esvae-mnist-fast.safetensors \\
+        --checkpoint pretrained/fsvae-mnist-fast.safetensors
 
 Each entry of z is hit with probability a: N(0, 1) is added to it, and what is above 0.5 becomes 1, the rest 0. So a hit
 entry changes with probability 0.309. With --flips it always does. Losses are against the original image (solid) and

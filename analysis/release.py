@@ -9,6 +9,7 @@ from torch import Tensor
 
 from analysis.evaluation import Evaluation, evaluate
 from analysis.experiments import Places, Row, is_done, read_result
+from analysis.fingerprint import fingerprint
 from analysis.generation import FAD_PROTOCOLS
 from errors import UserError
 from files import write_atomically, write_json
@@ -80,6 +81,7 @@ def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places
         "checkpoint": weights.name,
         "budget": budget(row, record["epochs"]),
         "command": f"python reproduce.py {row.name}",
+        "fingerprint": fingerprint(weights),
     }
     write_json(places.results / f"{row.name}.json", record)
     write_atomically(weights.with_suffix(".md"), card(record).encode())
@@ -106,7 +108,7 @@ def budget(row: Row, epochs: int) -> str:
 
 def card(record: dict[str, Any]) -> str:
     """What a user of the weights must know, as Markdown."""
-    loss, config = record["reconstruction_loss"], record["config"]
+    loss, config, mark = record["reconstruction_loss"], record["config"], record.get("fingerprint")
     lines = {
         "model": f"{config['model']}, variant `{config['variant']}`, T = {config['n_steps']}, "
         f"D = {config['latent_dim']}",
@@ -117,6 +119,7 @@ def card(record: dict[str, Any]) -> str:
         "reconstruction loss": f"{loss['value']:.5f} ({loss['protocol']}; n = {loss['n_images']})",
         "mean training image": f"{record['baselines']['mean training image']:.5f}",
         **{name: _fad_text(record[name]) for name in FAD_PROTOCOLS if name in record},
+        **({"fingerprint": f"{mark['value']:.5f} ({mark['protocol']})"} if mark else {}),
         "command": f"`{record['command']}`",
         "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s",
         **{f"training's {key}": value for key, value in _origin(record.get("trained")).items()},

@@ -1,7 +1,7 @@
 """Table II and Fig. 1: how much of an image is in the order of its latent's spikes.
 
-    python -m analysis.time_shuffle --checkpoint pretrained/esvae-mnist-short.safetensors \\
-        --checkpoint pretrained/fsvae-mnist-short.safetensors
+    python -m analysis.time_shuffle --checkpoint pretrained/esvae-mnist-fast.safetensors \\
+        --checkpoint pretrained/fsvae-mnist-fast.safetensors
 
 z is shuffled along time and along length (the latent units), and decoded again. Losses are against the original image
 and against the vanilla reconstruction, which decodes the same z unshuffled. `redrawn`, which the paper lacks, is

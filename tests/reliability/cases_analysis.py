@@ -89,7 +89,7 @@ TABLES_CASES = [
     Case("no results and no rows", TABLES, "experiments.toml has no run of"),
     Case("no experiments", TABLES, "cannot read experiments.toml", lambda: os.unlink("experiments.toml")),
     Case("no page", TABLES, "cannot read docs/results.md", published(lambda: os.unlink("docs/results.md"))),
-    Case("a damaged result", TABLES, "is damaged", published(s.cut("results/esvae-mnist-short.json"))),
+    Case("a damaged result", TABLES, "is damaged", published(s.cut("results/esvae-mnist-fast.json"))),
     Case("a damaged table", TABLES, "damaged", published(s.cut("results/analysis/time_shuffle-mnist.json"))),
     Case("a page without marks", TABLES, "docs/results.md", published(s.put("docs/results.md", "# Results\n"))),
     Case("a page that is no text", TABLES, "no text", published(s.put("docs/results.md", b"\xff\xfe\0"))),
