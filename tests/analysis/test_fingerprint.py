@@ -12,8 +12,8 @@ from models import ModelConfig, build_model, load_model, save_model
 
 ROOT = Path(__file__).parents[2]
 PLACES = Places(ROOT / "runs", ROOT / "results", ROOT / "pretrained")
-RELEASED = [row for row in read_experiments(ROOT / "experiments.toml").rows]
-RELEASED = [row for row in RELEASED if (PLACES.pretrained / f"{row.name}.safetensors").exists()]
+ROWS = read_experiments(ROOT / "experiments.toml").rows
+RELEASED = [row for row in ROWS if (PLACES.pretrained / f"{row.name}.safetensors").exists()]
 TOLERANCE = 0.01  # rounding turns a spike here and there
 
 
