@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from analysis.classifier import Accuracy, Activation, Labelled, Recipe, train_classifier
 from analysis.command import Experiment, experiment_main
@@ -77,7 +76,7 @@ class EncoderClassification(Experiment):
             UserError: a data set without labels.
         """
         splits = [self._load(subjects[0], split) for split in ("train", "test")]
-        done: list[tuple[Tensor, list[Accuracy]]] = []
+        done: list[tuple[list[Labelled], list[Accuracy]]] = []
         rows = [self._row(*entry, done) for entry in self._features(subjects, splits)]
         table = with_verdict(pd.DataFrame(rows), len(splits[1].labels))
         record = describe(self.protocol(splits), subjects, self.settings(), paper=paper_table3(subjects[0].dataset))
@@ -92,7 +91,7 @@ class EncoderClassification(Experiment):
         return loaded
 
     def _features(self, subjects: list[Subject], splits: list[Split]) -> Iterator[tuple[str, str, list[Labelled]]]:
-        """Model, kind of feature, and the features of both splits; one at a time, so that few are in memory."""
+        """Model, kind of feature, and the features of both splits."""
         train = splits[0].images
         for subject in subjects:
             models = {TRAINED: subject.model, UNTRAINED: untrained_copy(subject.model, train, self.seed, self.rates)}
@@ -105,15 +104,15 @@ class EncoderClassification(Experiment):
             yield f"{pca.n_components} components", PIXELS, _labelled([pca(s.images) for s in splits], splits)
 
     def _row(
-        self, model: str, kind: str, features: list[Labelled], done: list[tuple[Tensor, list[Accuracy]]]
+        self, model: str, kind: str, features: list[Labelled], done: list[tuple[list[Labelled], list[Accuracy]]]
     ) -> dict[str, Any]:
         """Adds to `done`, and takes from it what was found for the same features: models may share their control."""
-        title, x = f"{model}, {kind}: classifier", features[0].features
-        found = next((found for seen, found in done if torch.equal(seen, x)), None)
+        title = f"{model}, {kind}: classifier"
+        found = next((found for seen, found in done if _equal(seen, features)), None)
         if found is None:
             seeds = range(self.seed, self.seed + self.n_classifiers)
             found = [train_classifier(*features, self.recipe(), seed, title) for seed in seeds]
-            done.append((x, found))
+            done.append((features, found))
         return {"model": model, "features": kind} | summary(found)
 
     def protocol(self, splits: list[Split]) -> str:
@@ -131,6 +130,10 @@ class EncoderClassification(Experiment):
 
 def _labelled(features: list, splits: list[Split]) -> list[Labelled]:
     return [Labelled(x, split.labels) for x, split in zip(features, splits, strict=True)]
+
+
+def _equal(features: list[Labelled], others: list[Labelled]) -> bool:
+    return all(torch.equal(a.features, b.features) for a, b in zip(features, others, strict=True))
 
 
 def summary(found: list[Accuracy]) -> dict[str, float]:

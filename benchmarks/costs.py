@@ -17,8 +17,7 @@ needs once and writes what it makes once, tdBN fused into its neighbours as in `
     backward of the weight      reads grad y and x
 
 and x and y are kept from the forward to the backward pass. Where a readout wants the spikes' sum over time, the pass of
-the LIF makes that in place of s. Left out as small: the sampler, the loss, biases,
-TAID's attention.
+the LIF makes that in place of s. Left out as small: the sampler, the loss, biases, TAID's attention.
 """
 
 from collections.abc import Callable
@@ -112,6 +111,7 @@ class _Recorder:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.records: list[LayerCost] = []
+        self.last_lif: tuple[Tensor, Tensor, bool]
         self.weights: dict[str, Tensor] = {}
         for name, module in model.named_modules():
             if isinstance(module, LIF):

@@ -1,8 +1,8 @@
-"""Show that backends differ no more than rounding does: train with each, and again with one weight one bit away.
+"""Show that backends differ no more than rounding does: train with each, and again with some weights one bit away.
 
     python -m benchmarks.divergence --dataset digits --steps 200
 
-Training of spiking networks is chaotic: a difference in the last bit of one weight grows until the losses of two runs
+Training of spiking networks is chaotic: a difference in the last bit of a weight grows until the losses of two runs
 are apart by percents. So a backend cannot be judged by whether its curve equals another's, but by whether it is
 further away than such a neighbour of the first is. Prints how far apart training losses are, for every backend
 that runs here and for the neighbours. Takes a minute per run on one core.
@@ -47,7 +47,7 @@ class Arguments:
     steps: int = 200
     """training steps"""
     neighbours: int = 3
-    """runs of the first backend with one weight one bit away"""
+    """runs of the first backend with the weights of one channel of the first layer one bit away"""
     train_images: int | None = None
     """use only the first so many images"""
     n_steps: int = 16
@@ -69,7 +69,7 @@ class Arguments:
 
 
 def losses(config: Config, images: Tensor, backend: str, n: int, moved: int | None = None) -> Tensor:
-    """Training losses [n] of n steps on uint8 images; `moved` is the first layer's channel with a weight moved."""
+    """Training losses [n] of n steps on uint8 images; `moved` is the first layer's channel whose weights are moved."""
     torch.manual_seed(config.seed)
     model = build_model(config.model_config()).to(images.device).train()
     set_backend(model, backend)
@@ -90,9 +90,9 @@ def endless_batches(config: Config, images: Tensor) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def move_one_bit(weight: Tensor, channel: int) -> None:
-    """Replace one value of a channel by the next larger one of its type."""
-    value = weight[channel, 0, 0, 0]
-    value.copy_(torch.nextafter(value, torch.full_like(value, torch.inf)))
+    """Replace the values of a channel by the next larger ones of their type. A single value may never turn a spike."""
+    values = weight[channel]
+    values.copy_(torch.nextafter(values, torch.full_like(values, torch.inf)))
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -106,7 +106,7 @@ def measure(a: Arguments) -> dict[str, Any]:
     images = load_split(a.dataset, "train", config.data_dir, limit=a.train_images, device=device).images
     first = resolve_backend("auto", device)
     reference = losses(config, images, first, a.steps)
-    runs = {f"{first}, weight {k} one bit away": (first, k) for k in range(a.neighbours)}
+    runs = {f"{first}, channel {k} one bit away": (first, k) for k in range(a.neighbours)}
     runs |= {name: (name, None) for name in BACKENDS_ON[device.type] if name != first}
     found = {}
     for name, (backend, moved) in runs.items():

@@ -79,20 +79,28 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of a LIF: its input current is [T, N, C, ...], or [1, N, C, ...] for n_repeats steps alike."""
+    """One call of a LIF: its input current is [T, N, C, ...], or [1, N, C, ...] for n_repeats steps alike.
+
+    With `coefficients` it gives the sum over t of coefficients[t] * spikes[t] instead of the spikes.
+    """
 
     name: str
     shape: tuple[int, ...]
     n_repeats: int
+    coefficients: tuple[float, ...] | None = None
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        n_steps, *step = self.shape
+        return tuple(step) if self.coefficients else (n_steps * self.n_repeats, *step)
 
     def bytes_moved(self, itemsize: int) -> int:
-        """What passes through memory if tdBN and LIF are one: 9 activations per neuron and step.
+        """What passes through memory if tdBN and LIF are one: 9 activations per neuron and step, or 7 and a sum.
 
         The statistics read x, forward reads x and writes spikes; backward reads x and the spikes' gradients and writes
         the current's gradient, which tdBN's own gradient reads with x and writes again.
         """
-        n = math.prod(self.shape)
-        return itemsize * (7 * n + 2 * n * self.n_repeats)
+        return itemsize * (7 * math.prod(self.shape) + 2 * math.prod(self.output_shape))
 
 
 def layers_of(config: ModelConfig, batch_size: int) -> list[Layer]:
@@ -102,8 +110,8 @@ def layers_of(config: ModelConfig, batch_size: int) -> list[Layer]:
 
     def record(name: str) -> Callable[..., None]:
         def hook(_: LIF, arguments: tuple[Any, ...]) -> None:
-            x, *_, n_repeats = arguments
-            found.append(Layer(name, (len(x), batch_size, *x.shape[2:]), n_repeats))
+            x, _norm, _bias, *n_repeats = arguments
+            found.append(Layer(name, (len(x), batch_size, *x.shape[2:]), *(n_repeats or [1])))
 
         return hook
 
@@ -112,15 +120,16 @@ def layers_of(config: ModelConfig, batch_size: int) -> list[Layer]:
             module.register_forward_pre_hook(record(name.removesuffix(".lif")))
     with torch.no_grad():
         model(torch.zeros(1, config.image_channels, config.image_size, config.image_size))
+    found[-1] = replace(found[-1], coefficients=tuple(model.decoder.readout.coefficients.tolist()))
     return found
 
 
-def plain_layer(norm: ThresholdDependentBatchNorm, constants: LIFConstants, n_repeats: int) -> Run:
+def plain_layer(norm: ThresholdDependentBatchNorm, constants: LIFConstants, layer: Layer) -> Run:
     """Batch norm and Eq. 1 to 3 as PyTorch operations; the surrogate's box is the slope of a ramp that adds nothing."""
 
     def run(x: Tensor) -> Tensor:
         y = F.batch_norm(x.flatten(0, 1), None, None, norm.gain, norm.bias, training=True, eps=norm.eps)
-        y = y.unflatten(0, x.shape[:2]).expand(len(x) * n_repeats, *x.shape[1:])
+        y = y.unflatten(0, x.shape[:2]).expand(len(x) * layer.n_repeats, *x.shape[1:])
         v, spikes = torch.zeros_like(y[0], dtype=torch.float32), []
         for current in y:
             m = constants.decay * v + current
@@ -129,6 +138,8 @@ def plain_layer(norm: ThresholdDependentBatchNorm, constants: LIFConstants, n_re
             spike = fires + (ramp - ramp.detach())
             v = m * (1 - spike)
             spikes.append(spike.to(y))
+        if layer.coefficients:
+            return sum(weight * spike for weight, spike in zip(layer.coefficients, spikes, strict=True))
         return torch.stack(spikes)
 
     return run
@@ -139,12 +150,13 @@ def make_layer(backend: str, layer: Layer, norm: ThresholdDependentBatchNorm, co
     lif = make_lif(config)
     if backend == "compiled":
         torch.compiler.reset()  # or after eight layers it stops compiling
-        return torch.compile(plain_layer(norm, lif.constants(), layer.n_repeats), fullgraph=True, dynamic=False)
+        return torch.compile(plain_layer(norm, lif.constants(), layer), fullgraph=True, dynamic=False)
     lif.backend = backend
+    coefficients = layer.coefficients and torch.tensor(layer.coefficients, device=norm.weight.device)
 
     def run(x: Tensor) -> Tensor:
         reset_state(lif)
-        return lif(x, norm, None, layer.n_repeats)
+        return lif(x, norm, None, layer.n_repeats) if coefficients is None else lif.summed(x, coefficients, norm)
 
     return run
 
@@ -152,16 +164,15 @@ def make_layer(backend: str, layer: Layer, norm: ThresholdDependentBatchNorm, co
 def make_pass(run: Run, layer: Layer, norm: ThresholdDependentBatchNorm, dtype: torch.dtype) -> Callable[[], object]:
     """Forward and backward of a layer on random input; nothing is drawn while it is timed."""
     noise = Generator(norm.weight.device).manual_seed(SEED)
-    x = _random(layer.shape, noise, dtype).requires_grad_()
-    grad = _random((layer.shape[0] * layer.n_repeats, *layer.shape[1:]), noise, dtype)
+    x = _random(layer.shape, 2, noise, dtype).requires_grad_()
+    grad = _random(layer.output_shape, 1 if layer.coefficients else 2, noise, dtype)
     return lambda: torch.autograd.grad(run(x), (x, norm.weight, norm.bias), grad)
 
 
-def _random(shape: tuple[int, ...], noise: Generator, dtype: torch.dtype) -> Tensor:
-    """Normal noise [T, N, C, ...] with channels last, as the network's convolutions leave it."""
-    n_steps, n, channels, *size = shape
-    x = torch.randn((n_steps, n, *size, channels), generator=noise, device=noise.device, dtype=dtype)
-    return x.movedim(-1, 2)
+def _random(shape: tuple[int, ...], channels: int, noise: Generator, dtype: torch.dtype) -> Tensor:
+    """Normal noise, in memory with its axis `channels` last, as the network's convolutions leave it."""
+    in_memory = (*shape[:channels], *shape[channels + 1 :], shape[channels])
+    return torch.randn(in_memory, generator=noise, device=noise.device, dtype=dtype).movedim(-1, channels)
 
 
 def measure(benchmark: Benchmark) -> dict[str, Any]:

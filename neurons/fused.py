@@ -142,7 +142,7 @@ class _FusedNormLIF(torch.autograd.Function):
         constants, n_steps, kernels = ctx.layer
         layer = kernels.layer(x, n_steps, x.shape[2], constants, coefficients)
         if coefficients is not None and grad_out is not None:
-            grad_out = grad_out[None]
+            grad_out = channels_last(grad_out[None]).expand(n_steps, *grad_out.shape)
         grads = _dense_gradients(layer, grad_out, grad_v_last)
         grad_y, sum_g, sum_gx, grad_v = layer.backward(slope, offset, mean, v, *grads, ctx.needs_input_grad[1])
         grad_bias, grad_gain = sum_g.to(gain), (sum_gx * inverse_std).to(gain)

@@ -15,7 +15,7 @@ class FusedLayer:
     x: input [T, N, C, ...], or [1, N, C, ...] for the same input at each of `n_steps` steps; `n_channels` tells
     how the vectors `slope`, `offset` and `mean` repeat along a step's memory. With `coefficients`, float32 [T], the
     spikes are never stored: `forward` gives the sum over t of coefficients[t] * spikes[t], float32 [N, C, ...], and
-    `backward` starts from the gradient of that, [1, N, C, ...].
+    `backward` starts from the gradient of that, the same at every step of grad_spikes [T, N, C, ...].
     """
 
     x: Tensor

@@ -126,11 +126,17 @@ class LIF(neuron.LIFNode):
     ) -> Tensor:
         """Sum over t of coefficients[t] * spikes[t], [N, ...], in the type of x_seq; other arguments as above.
 
-        `native` and `triton` add the spikes up as they make them and store none, unless forward hooks watch them.
+        `native` and `triton` add the spikes up as they make them and store none, unless hooks of this module watch.
+
+        Raises:
+            ValueError: not one coefficient for each step, or some that want a gradient.
         """
-        if self._forward_hooks or coefficients.requires_grad or not self._is_fused(x_seq, norm):
-            return sum_over_time(coefficients, self(x_seq, norm, x_bias))
-        return self._fused(x_seq, norm, x_bias, 1, coefficients.float()).to(x_seq)
+        if coefficients.shape != x_seq.shape[:1] or coefficients.requires_grad:
+            raise ValueError(f"wants {len(x_seq)} coefficients without a gradient, got {coefficients}")
+        watched = self._forward_hooks or self._forward_pre_hooks
+        if watched or not self._is_fused(x_seq, norm):
+            return sum_over_time(coefficients, self(x_seq, norm, x_bias)).to(x_seq)
+        return self._fused(x_seq, norm, x_bias, 1, coefficients.float().contiguous()).to(x_seq)
 
     def _is_fused(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> bool:
         """Whether compiled kernels do tdBN and LIF together."""

@@ -198,16 +198,17 @@ static void membrane_step(const Layer *layer, int64_t n, const float *restrict x
     }
 }
 
-/* grad_y may be the membrane's own memory: each value is read before it is written. */
-static void reverse_step(const Layer *layer, int64_t n, const float *membrane, const float *restrict grad_spikes,
-                         const float *restrict x, const float *restrict mean, float *restrict q, float *restrict sum,
-                         float *restrict sum_x, float *grad_y) {
+/* The gradient of the spikes is factor * grad_spikes.
+   grad_y may be the membrane's own memory: each value is read before it is written. */
+static void reverse_step(const Layer *layer, int64_t n, const float *membrane, float factor,
+                         const float *restrict grad_spikes, const float *restrict x, const float *restrict mean,
+                         float *restrict q, float *restrict sum, float *restrict sum_x, float *grad_y) {
     const float decay = layer->decay, fires_from = layer->fires_from;
     const float middle = layer->box_middle, half = layer->box_half, height = layer->box_height;
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; i++) {
         const float m = membrane[i];
-        const float through_spike = (grad_spikes[i] - q[i] * m) * height;
+        const float through_spike = (factor * grad_spikes[i] - q[i] * m) * height;
         const float through_reset = m >= fires_from ? 0.0f : q[i];
         const float grad = (fabsf(m - middle) < half ? through_spike : 0.0f) + through_reset;
         q[i] = decay * grad;
@@ -226,7 +227,7 @@ static void backward_blocks(const void *argument, int64_t first, int64_t last, v
     const float *slope = fill_tile(tiles, job->slope, n_channels, length);
     const float *offset = fill_tile(tiles + length, job->offset, n_channels, length);
     const float *mean = fill_tile(tiles + 2 * length, job->mean, n_channels, length);
-    float *step = tiles + 3 * length, *membrane = step + length;
+    float *membrane = tiles + 3 * length;
     for (int64_t start = first * length; start < smaller(last * length, n_neurons); start += length) {
         const int64_t n = smaller(length, n_neurons - start);
         if (job->v_first)
@@ -242,13 +243,9 @@ static void backward_blocks(const void *argument, int64_t first, int64_t last, v
         memset(sum, 0, 2 * length * sizeof *sum);
         for (int64_t t = layer->n_steps - 1; t >= 0; t--) {
             float *m = membrane + t * length;
-            const float *grad_spikes = job->grad_spikes + t * job->grad_stride + start;
-            if (job->coefficients) {
-                memset(step, 0, n * sizeof *step);
-                add_scaled(n, job->coefficients[t], grad_spikes, step);
-                grad_spikes = step;
-            }
-            reverse_step(layer, n, m, grad_spikes, job->x + t * job->x_stride + start, mean, q, sum, sum_x,
+            const float factor = job->coefficients ? job->coefficients[t] : 1.0f;
+            reverse_step(layer, n, m, factor, job->grad_spikes + t * job->grad_stride + start,
+                         job->x + t * job->x_stride + start, mean, q, sum, sum_x,
                          job->sum_steps ? m : job->grad_y + t * n_neurons + start);
         }
         if (job->sum_steps) memcpy(job->grad_y + start, sum, n * sizeof *sum);
@@ -261,8 +258,8 @@ static void backward_blocks(const void *argument, int64_t first, int64_t last, v
 }
 
 /* grad_y [n_steps][n_neurons], or with sum_steps [n_neurons], summed over the steps; sums of grad_y and of
-   grad_y (x - mean) per channel. grad_spikes has grad_stride values between steps, 0 with coefficients: it is the
-   gradient of the weighted sum then. grad_v_last and grad_v_first may be NULL. Returns 0, or 1 without memory. */
+   grad_y (x - mean) per channel. grad_spikes has grad_stride values between steps; with coefficients it is the
+   gradient of the weighted sum. grad_v_last and grad_v_first may be NULL. Returns 0, or 1 without memory. */
 int lif_backward(const Layer *layer, const float *x, int64_t x_stride, const float *slope, const float *offset,
                  const float *mean, const float *v_first, const float *coefficients, const float *grad_spikes,
                  int64_t grad_stride, const float *grad_v_last, int32_t sum_steps, float *grad_y, float *grad_v_first,
@@ -271,7 +268,7 @@ int lif_backward(const Layer *layer, const float *x, int64_t x_stride, const flo
                           grad_v_last, x_stride, grad_stride, grad_y, grad_v_first, sum_steps};
     const int64_t length = tile_length(layer->n_channels), n_blocks = (layer->n_neurons + length - 1) / length;
     const int64_t n_threads = clamp_threads(layer->n_threads, n_blocks);
-    size_t bytes = length * (2 * sizeof(double) + (7 + layer->n_steps) * sizeof(float));
+    size_t bytes = length * (2 * sizeof(double) + (6 + layer->n_steps) * sizeof(float));
     char *scratch = allocate_scratch(n_threads, &bytes);
     if (!scratch) return 1;
     run_threads(backward_blocks, &job, n_blocks, n_threads, scratch, bytes);

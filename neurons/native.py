@@ -66,10 +66,9 @@ class NativeLayer(FusedLayer):
         grad_y = self._like_x(len(self.x))
         grad_v = self._state() if needs_grad_v else None
         sums = torch.empty((2, self.n_channels), dtype=torch.float64)
-        grad_stride = grad_spikes.stride(0) if self.coefficients is None else 0
         _lif_backward(
-            *(self._layer(), *self._input(), slope, offset, mean, v, self.coefficients, grad_spikes, grad_stride),
-            *(grad_v_last, self.constant, grad_y, grad_v, sums[0], sums[1]),
+            *(self._layer(), *self._input(), slope, offset, mean, v, self.coefficients),
+            *(grad_spikes, grad_spikes.stride(0), grad_v_last, self.constant, grad_y, grad_v, sums[0], sums[1]),
         )
         return grad_y, sums[0], sums[1], grad_v
 

@@ -7,8 +7,8 @@ all the steps' values before it computes, so that their latencies overlap.
 What moves through GPU memory, in activations per neuron and step: statistics read x; forward reads x, writes the
 spike; backward reads x and the spike's gradient, writes the current's; `combine` reads x and that, writes it again.
 In float32 that is 4, 8, 12 and 12 bytes. Where the spikes are summed over time, neither they nor their gradients move.
-Sums per channel leave each program as one row of a buffer that PyTorch
-adds up, never by atomics: two runs give the same bits.
+Sums per channel leave each program as one row of a buffer that PyTorch adds up, never by atomics: two runs give the
+same bits.
 """
 
 import triton
@@ -56,6 +56,16 @@ def _load_steps(x, stride, inside, N_STEPS: tl.constexpr):
 
 
 @triton.jit
+def _load_weights(coefficients, N_STEPS: tl.constexpr):
+    """A number for each step; ones if there are no coefficients."""
+    weights = ()
+    for t in tl.static_range(N_STEPS):
+        weight = 1.0 if coefficients is None else tl.load(coefficients + t)
+        weights = weights + (weight,)
+    return weights
+
+
+@triton.jit
 def _membrane(x, slope, offset, v, decay, fires_from):
     """Eq. 1 to 3: the membrane before the reset, and after it. Both passes must round it alike, hence the fma."""
     m = tl.fma(v, decay, tl.fma(x.to(tl.float32), slope, offset))
@@ -73,13 +83,14 @@ def forward(
     slope, offset = _per_channel(slope, channel, n_channels), _per_channel(offset, channel, n_channels)
     xs = _load_steps(x + here, x_stride, inside, N_STEPS)
     state = _load_state(v, here, inside)
+    weights = _load_weights(coefficients, N_STEPS)
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     if spikes is not None:
         spikes += here
     for t in tl.static_range(N_STEPS):
         m, state = _membrane(xs[t], slope, offset, state, decay, fires_from)
         if coefficients is not None:
-            total += tl.where(m >= fires_from, tl.load(coefficients + t), 0.0)
+            total += tl.where(m >= fires_from, weights[t], 0.0)
         elif spikes is not None:
             tl.store(spikes, tl.where(m >= fires_from, 1.0, 0.0), mask=inside)
             spikes += n_neurons
@@ -105,10 +116,8 @@ def backward(
     slope, offset = _per_channel(slope, channel, n_channels), _per_channel(offset, channel, n_channels)
     mean = _per_channel(mean, channel, n_channels)
     xs = _load_steps(x + here, x_stride, inside, N_STEPS)
-    if coefficients is None:
-        gs = _load_steps(grad_spikes + here, grad_stride, inside, N_STEPS)
-    else:
-        grad_sum = tl.load(grad_spikes + here, mask=inside, other=0.0).to(tl.float32)
+    gs = _load_steps(grad_spikes + here, grad_stride, inside, N_STEPS)
+    weights = _load_weights(coefficients, N_STEPS)
     state = _load_state(v, here, inside)
     membranes = ()
     for t in tl.static_range(N_STEPS):
@@ -121,8 +130,7 @@ def backward(
     grad_y = last_grad_y + here
     for t in tl.static_range(N_STEPS - 1, -1, -1):
         m = membranes[t]
-        g = gs[t].to(tl.float32) if coefficients is None else grad_sum * tl.load(coefficients + t)
-        through_spike = tl.where(tl.abs(m - middle) < half, (g - q * m) * height, 0.0)
+        through_spike = tl.where(tl.abs(m - middle) < half, (weights[t] * gs[t].to(tl.float32) - q * m) * height, 0.0)
         grad = through_spike + tl.where(m >= fires_from, 0.0, q)
         q = decay * grad
         total += grad

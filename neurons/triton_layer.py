@@ -82,7 +82,7 @@ class TritonLayer(FusedLayer):
             steps = segments[i]
             vectors = slope, offset, mean, starts[i], self._weights(steps)
             outputs = grad_y[i if self.constant else steps.stop - 1], self._state() if i > 0 or needs_grad_v else None
-            grads = (grad_spikes[steps] if self.coefficients is None else grad_spikes), grad_spikes.stride(0), q
+            grads = grad_spikes[steps], grad_spikes.stride(0), q
             sums.append(self._backward(steps, *vectors, *grads, *outputs))
             q = outputs[1]
         for more in grad_y[1:] if self.constant else ():

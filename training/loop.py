@@ -226,12 +226,12 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     """
     config, n_trained = run.config, run.sums["images"]
     run.model.eval()
-    if not (run.folder / STATE_FILE).exists():
-        _save(run)  # before the first model: one without a state has lost it, which not even a kill may look like
     give_up = partial(_stop_if_signalled, run, request)
     test_reconstruction = evaluate_reconstruction(run.model, run.test_images, before_batch=give_up)
     if not math.isfinite(test_reconstruction):
         raise _diverged(run, f"the test loss became {test_reconstruction}", run.step)
+    if not (run.folder / STATE_FILE).exists():
+        _save(run)  # before the first model: one without a state has lost it, which not even a kill may look like
     log.pictures(run.epoch + 1, run.model, run.test_images, give_up)
     means = {name: total / n_trained for name, total in run.sums.items() if name != "images"}
     rates = {f"{name}_mean": means.pop(f"{name}_mean", None) for name in RATES}

@@ -17,6 +17,7 @@ LAYERS = [
     Layer("same at every step", (1, 3, 5, 4, 4), 4),
     Layer("image", (4, 3, 5, 4, 4), 1),
     Layer("vector", (4, 3, 7), 1),
+    Layer("summed", (4, 3, 5, 4, 4), 1, (0.512, 0.64, 0.8, 1.0)),
 ]
 
 
@@ -24,7 +25,7 @@ def gradients(backend: str, layer: Layer, variant: str, device: str = "cpu") -> 
     config = Benchmark(variant=variant).model_config()
     norm = ThresholdDependentBatchNorm(layer.shape[2], config.v_threshold).to(device)
     if backend == "plain":
-        run = plain_layer(norm, make_lif(config).constants(), layer.n_repeats)
+        run = plain_layer(norm, make_lif(config).constants(), layer)
     else:
         run = make_layer(backend, layer, norm, config)
     return make_pass(run, layer, norm, torch.float32)()
@@ -53,7 +54,7 @@ def test_on_a_gpu_the_gradients_are_those_of_scan(backend: str, variant: str) ->
 def test_the_plain_loop_spikes_as_scan_does(variant: str) -> None:
     x = torch.randn((4, 3, 5, 4, 4), generator=Generator().manual_seed(0))
     config, norm = Benchmark(variant=variant).model_config(), ThresholdDependentBatchNorm(5, 0.2)
-    spikes = plain_layer(norm, make_lif(config).constants(), 1)(x)
+    spikes = plain_layer(norm, make_lif(config).constants(), LAYERS[1])(x)
     assert 0.01 < spikes.mean() < 0.9
     assert torch.equal(spikes, make_layer("scan", LAYERS[1], norm, config)(x))
 
@@ -61,15 +62,18 @@ def test_the_plain_loop_spikes_as_scan_does(variant: str) -> None:
 def test_the_layers_are_those_of_the_network() -> None:
     layers = layers_of(Benchmark(n_steps=3).model_config(), batch_size=7)
     assert layers[0] == Layer("encoder.blocks.0", (1, 7, 32, 16, 16), 3)
-    assert layers[-1] == Layer("decoder.blocks.3", (3, 7, 32, 32, 32), 1)
+    *_, last = layers
+    assert (last.name, last.shape, last.n_repeats) == ("decoder.blocks.3", (3, 7, 32, 32, 32), 1)
+    assert last.coefficients == pytest.approx((0.64, 0.8, 1.0)) and not any(x.coefficients for x in layers[:-1])
     assert [len(layer.shape) for layer in layers] == [5, 5, 5, 5, 3, 3, 5, 5, 5, 5]
 
 
 def test_bytes_are_counted_per_pass_over_memory() -> None:
     n = 3 * 5 * 4 * 4
-    constant, image, _ = LAYERS
+    constant, image, _, summed = LAYERS
     assert image.bytes_moved(4) == 4 * 4 * n * sum((1, 2, 3, 3))  # statistics, forward, backward, gradient of tdBN
     assert constant.bytes_moved(2) == 2 * n * sum((1, 1 + 4, 1 + 4 + 1, 3))
+    assert summed.bytes_moved(4) == image.bytes_moved(4) - 4 * n * 2 * (4 - 1)
 
 
 def test_json_and_printed_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,13 +91,51 @@ def test_the_sum_over_time_in_evaluation_mode(backend, grad: bool, variant: str)
     torch.testing.assert_close(found, torch.einsum("t,tnchw->nchw", coefficients, spikes), rtol=1e-6, atol=0)
 
 
-def test_hooks_see_the_spikes_that_are_summed(backend, variant: str) -> None:
+def test_the_gradient_of_a_sum_over_time_flows_through_either_output(backend, variant: str) -> None:
+    coefficients = torch.arange(1.0, 6).to(backend.device)
+    current = LAYOUTS["image"](5).to(backend.device).requires_grad_()
+
+    def gradient(summed: bool, of_membrane: bool) -> Tensor:
+        norm, lif = ThresholdDependentBatchNorm(4, v_threshold=0.2).to(backend.device), backend.lif(variant)
+        out = (
+            lif.summed(current, coefficients, norm)
+            if summed
+            else lif(current, norm) * coefficients.view(-1, 1, 1, 1, 1)
+        )
+        (found,) = torch.autograd.grad(lif.v.square().sum() if of_membrane else out.sum(), current)
+        return found
+
+    for of_membrane in (True, False):
+        expected = gradient(False, of_membrane)
+        assert expected.any() and (gradient(True, of_membrane) - expected).norm() <= 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_see_neurons_whose_spikes_are_summed(backend, register: str, variant: str) -> None:
     norm, current = ThresholdDependentBatchNorm(4, v_threshold=0.2).to(backend.device), LAYOUTS["image"](5)
     lif, seen = backend.lif(variant), []
-    lif.register_forward_hook(lambda *passed: seen.append(passed[-1]))
+    getattr(lif, register)(lambda *passed: seen.append(passed[-1]))
     summed = lif.summed(current.to(backend.device), torch.ones(5, device=backend.device), norm)
-    torch.testing.assert_close(summed, seen[0].sum(0))
-    assert seen[0].shape == current.shape
+    assert len(seen) == 1 and summed.any()
+    if register == "register_forward_hook":
+        assert seen[0].shape == current.shape
+        torch.testing.assert_close(summed, seen[0].sum(0))
+
+
+def test_coefficients_may_lie_anywhere_in_memory(backend, variant: str) -> None:
+    norm, current = ThresholdDependentBatchNorm(4, v_threshold=0.2).to(backend.device), LAYOUTS["image"](5)
+    spread = torch.arange(10.0).to(backend.device)[::2]
+    found, expected = (
+        backend.lif(variant).summed(current.to(backend.device), weights, norm) for weights in (spread, spread.clone())
+    )
+    assert torch.equal(found, expected) and found.any()
+
+
+@pytest.mark.parametrize("coefficients", [torch.ones(4), torch.ones(6), torch.ones(5, requires_grad=True)])
+def test_coefficients_of_another_length_or_with_a_gradient_are_refused(backend, coefficients: Tensor) -> None:
+    norm = ThresholdDependentBatchNorm(4, v_threshold=0.2).to(backend.device)
+    with pytest.raises(ValueError, match="wants 5 coefficients without a gradient"):
+        backend.lif("paper").summed(LAYOUTS["image"](5).to(backend.device), coefficients.to(backend.device), norm)
 
 
 @pytest.mark.parametrize("name", ["scan", "torch"])

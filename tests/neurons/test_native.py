@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from models.backbone import SpikingBlock
 from neurons import LIF, ThresholdDependentBatchNorm, library, lif_surrogate, reset_state, set_backend
 from neurons.layer import FusedLayer
 from neurons.library import native_obstacle
-from neurons.native import channel_statistics, channels_last
+from neurons.native import NativeLayer, channel_statistics, channels_last
 
 pytestmark = pytest.mark.skipif(bool(native_obstacle()), reason=native_obstacle() or "-")
 
@@ -201,7 +202,18 @@ def test_the_backward_pass_keeps_nothing_large_but_the_input(rng: Generator) -> 
 def test_spikes_that_are_summed_are_never_stored(rng: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     norm, x, x_bias = random_input((16, 4, 8, 8, 8), rng)
     monkeypatch.setattr(FusedLayer, "_like_x", lambda layer, n_steps: pytest.fail("room for every step"))
-    assert make_lif("native", "paper").summed(x, torch.rand(16, generator=rng), norm, x_bias).any()
+    summed = make_lif("native", "paper").summed(x.requires_grad_(), torch.rand(16, generator=rng), norm, x_bias)
+    assert summed.any()
+    monkeypatch.undo()
+    backward, strides = NativeLayer.backward, []
+
+    def look(layer: NativeLayer, *arguments: Any) -> Any:
+        strides.append(arguments[4].stride(0))
+        return backward(layer, *arguments)
+
+    monkeypatch.setattr(NativeLayer, "backward", look)
+    summed.sum().backward()
+    assert strides == [0] and x.grad.any()  # their gradient is one step in memory
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

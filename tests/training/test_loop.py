@@ -250,6 +250,15 @@ def test_a_test_loss_that_is_not_a_number_is_not_logged(
     check_kept()
 
 
+def test_a_first_epoch_whose_test_loss_is_not_a_number_leaves_no_checkpoint(
+    train: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(loop, "evaluate_reconstruction", lambda *_, **__: float("nan"))
+    assert train("--epochs", "3") == 2
+    assert "the test loss became nan in step 7 of epoch 1; try a lower --lr. no checkpoint" in capsys.readouterr().err
+    assert not (run_dir / "last.pt").exists() and not (run_dir / "model.safetensors").exists()
+
+
 def test_an_absurd_learning_rate_ends_the_run_without_a_checkpoint(
     train: Callable, capsys: pytest.CaptureFixture, run_dir: Path
 ) -> None:
