@@ -1,4 +1,4 @@
-"""Show that backends differ no more than rounding does: train with each, and again with some weights one bit away.
+"""Show that backends differ no more than rounding does: train with each, and again with weights one bit away.
 
     python -m benchmarks.divergence --dataset digits --steps 200
 
@@ -9,15 +9,16 @@ that runs here and for the neighbours. Takes a minute per run on one core.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from cli import parse_arguments, run_program
 from data import load_split
@@ -47,7 +48,7 @@ class Arguments:
     steps: int = 200
     """training steps"""
     neighbours: int = 3
-    """runs of the first backend with the weights of one channel of the first layer one bit away"""
+    """runs of the first backend with every weight one bit away, up or down at random"""
     train_images: int | None = None
     """use only the first so many images"""
     n_steps: int = 16
@@ -68,13 +69,12 @@ class Arguments:
         return replace(preset(self.dataset, self.model, "paper"), **changes)
 
 
-def losses(config: Config, images: Tensor, backend: str, n: int, moved: int | None = None) -> Tensor:
-    """Training losses [n] of n steps on uint8 images; `moved` is the first layer's channel whose weights are moved."""
+def losses(config: Config, images: Tensor, backend: str, n: int, move: Callable[[nn.Module], None]) -> Tensor:
+    """Training losses [n] of n steps on uint8 images, from the initial weights that `move` has changed."""
     torch.manual_seed(config.seed)
     model = build_model(config.model_config()).to(images.device).train()
     set_backend(model, backend)
-    if moved is not None:
-        move_one_bit(model.encoder.blocks[0].synapse.weight, moved)
+    move(model)
     optimizer, noise = make_optimizer(model, config), Generator(images.device).manual_seed(config.seed)
     steps = islice(endless_batches(config, images), n)
     return torch.tensor([training_step(model, optimizer, x, noise)["loss"].item() for x in steps])
@@ -88,11 +88,24 @@ def endless_batches(config: Config, images: Tensor) -> Iterator[Tensor]:
         yield from training_batches(images, config.batch_size, **settings)
 
 
+def move_nothing(model: nn.Module) -> None:
+    """Leave the initial weights as they are."""
+
+
 @torch.no_grad()
-def move_one_bit(weight: Tensor, channel: int) -> None:
-    """Replace the values of a channel by the next larger ones of their type. A single value may never turn a spike."""
-    values = weight[channel]
-    values.copy_(torch.nextafter(values, torch.full_like(values, torch.inf)))
+def move_first_weight(model: nn.Module) -> None:
+    """Replace one weight by the next larger number: it turns a spike late, or never, since few membranes feel it."""
+    weight = model.encoder.blocks[0].synapse.weight[0, 0, 0, 0]
+    weight.copy_(torch.nextafter(weight, torch.full_like(weight, torch.inf)))
+
+
+@torch.no_grad()
+def move_all_weights(model: nn.Module, seed: int) -> None:
+    """Replace every weight by the next number, up or down at random: all membranes feel it, as they feel a backend."""
+    generator = Generator().manual_seed(seed)
+    for weight in model.parameters():
+        up = (torch.rand(weight.shape, generator=generator) < 0.5).to(weight.device)
+        weight.copy_(torch.nextafter(weight, torch.where(up, torch.inf, -torch.inf)))
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -105,13 +118,15 @@ def measure(a: Arguments) -> dict[str, Any]:
     config, device = a.config(), resolve_device(a.device)
     images = load_split(a.dataset, "train", config.data_dir, limit=a.train_images, device=device).images
     first = resolve_backend("auto", device)
-    reference = losses(config, images, first, a.steps)
-    runs = {f"{first}, channel {k} one bit away": (first, k) for k in range(a.neighbours)}
-    runs |= {name: (name, None) for name in BACKENDS_ON[device.type] if name != first}
+    reference = losses(config, images, first, a.steps, move_nothing)
+    runs = {f"{first}, first weight one bit away": (first, move_first_weight)}
+    for k in range(a.neighbours):
+        runs[f"{first}, all weights one bit away ({k})"] = first, partial(move_all_weights, seed=k)
+    runs |= {name: (name, move_nothing) for name in BACKENDS_ON[device.type] if name != first}
     found = {}
-    for name, (backend, moved) in runs.items():
+    for name, (backend, move) in runs.items():
         try:
-            found[name] = losses(config, images, backend, a.steps, moved)
+            found[name] = losses(config, images, backend, a.steps, move)
         except UserError as error:  # a backend that cannot run here
             print(f"{name}: left out, {error}", flush=True)
             continue

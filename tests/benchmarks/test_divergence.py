@@ -7,19 +7,38 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.divergence import Arguments, distance, losses, main, measure, move_one_bit, verdict
+from benchmarks.divergence import (
+    Arguments,
+    distance,
+    losses,
+    main,
+    measure,
+    move_all_weights,
+    move_first_weight,
+    move_nothing,
+    verdict,
+)
 from cli import run_program
 from data import load_split
+from models import build_model
 
 TINY = Arguments(steps=3, neighbours=1, train_images=50, n_steps=3, device="cpu")
 
 
-def test_the_values_of_a_channel_move_to_their_neighbours() -> None:
-    weight = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last).weight
-    before = weight.detach().clone()
-    move_one_bit(weight, 2)
-    assert weight[[0, 1, 3]].equal(before[[0, 1, 3]])
-    assert weight[2].equal(torch.nextafter(before[2], torch.tensor(float("inf")))) and not weight[2].equal(before[2])
+def test_weights_move_to_their_neighbours() -> None:
+    torch.manual_seed(0)
+    model = build_model(TINY.config().model_config())
+    before = [weight.detach().clone() for weight in model.parameters()]
+
+    def moved() -> list[torch.Tensor]:
+        return [weight != old for weight, old in zip(model.parameters(), before, strict=True)]
+
+    move_first_weight(model)
+    assert sum(changed.sum() for changed in moved()) == 1 and moved()[0].flatten()[0]
+    move_all_weights(model, seed=1)
+    for weight, old in zip(model.parameters(), before, strict=True):
+        assert torch.allclose(weight, old, rtol=3e-7, atol=1e-44)
+    assert sum(changed.sum() for changed in moved()) >= sum(old.numel() for old in before) - 1
 
 
 def test_distance_is_relative_and_symmetric() -> None:
@@ -30,15 +49,17 @@ def test_distance_is_relative_and_symmetric() -> None:
 def test_a_run_depends_on_backend_and_bit_alone() -> None:
     images = load_split("digits", "train", limit=50).images
     config = TINY.config()
-    first, again = (losses(config, images, "scan", 3) for _ in range(2))
+    first, again = (losses(config, images, "scan", 3, move_nothing) for _ in range(2))
     assert first.equal(again) and len(first) == 3
-    more = losses(replace(config, lr=1e-3), images, "scan", 3)
+    more = losses(replace(config, lr=1e-3), images, "scan", 3, move_nothing)
     assert more[0] == first[0] and more[2] != first[2]
 
 
 @pytest.mark.parametrize(("backend", "words"), [(0.02, "no further than"), (0.03, "further than")])
 def test_the_furthest_of_each_kind_are_compared(backend: float, words: str) -> None:
-    record = {"distances": {"scan": backend, "torch": 0.001, "native, channel 0 one bit away": 0.02, "x one bit": 0.01}}
+    record = {
+        "distances": {"scan": backend, "torch": 0.001, "native, first weight one bit away": 0.02, "x one bit": 0.01}
+    }
     assert verdict(record).startswith(f"scan is {words} rounding takes a run")
 
 
