@@ -14,17 +14,17 @@ an AMD EPYC, hence 200 epochs 11 minutes; each row of the table is `n_classifier
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from analysis.classifier import Accuracy, Activation, Labelled, Recipe, train_classifier
 from analysis.command import Experiment, experiment_main
 from analysis.drawing import GREY, KIND_COLORS, legend_below, new_figure, styled, subject_colors
-from analysis.features import STATISTICS_BATCHES, PixelPCA, RateKind, encoder_rates, untrained_copy
+from analysis.features import STATISTICS_BATCHES, PixelPCA, RateKind, encoder_rates, same_rates, untrained_copy
 from analysis.output import Result, describe
 from analysis.published import published
 from analysis.subjects import MODEL_NAMES, Subject
@@ -34,6 +34,17 @@ from errors import UserError
 
 TRAINED, UNTRAINED, PIXELS = "trained encoder", "untrained encoder", "PCA of pixels"
 CLEAR = 3.0  # standard errors by which a trained encoder must beat the untrained one
+
+
+class Features(NamedTuple):
+    """What a classifier sees."""
+
+    model: str
+    """label of the model, or the number of components"""
+    kind: str
+    """TRAINED, UNTRAINED or PIXELS"""
+    of_both: list[Labelled]
+    """of the training and of the test split"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +87,7 @@ class EncoderClassification(Experiment):
             UserError: a data set without labels.
         """
         splits = [self._load(subjects[0], split) for split in ("train", "test")]
-        done: list[tuple[list[Labelled], list[Accuracy]]] = []
-        rows = [self._row(*entry, done) for entry in self._features(subjects, splits)]
+        rows = self._rows(self._features(subjects, splits))
         table = with_verdict(pd.DataFrame(rows), len(splits[1].labels))
         record = describe(self.protocol(splits), subjects, self.settings(), paper=paper_table3(subjects[0].dataset))
         size = f"{subjects[0].dataset}: {len(splits[0].labels):,} images, {self.epochs} epochs for each classifier"
@@ -90,30 +100,36 @@ class EncoderClassification(Experiment):
             raise UserError(f"{subject.dataset} has no classes: choose models of another data set")
         return loaded
 
-    def _features(self, subjects: list[Subject], splits: list[Split]) -> Iterator[tuple[str, str, list[Labelled]]]:
-        """Model, kind of feature, and the features of both splits."""
+    def _features(self, subjects: list[Subject], splits: list[Split]) -> list[Features]:
+        """Of both splits, every kind; models that share an untrained encoder share the list of its features."""
         train = splits[0].images
+        found: list[Features] = []
+        encoded: list[tuple[nn.Module, list[Labelled]]] = []
         for subject in subjects:
             models = {TRAINED: subject.model, UNTRAINED: untrained_copy(subject.model, train, self.seed, self.rates)}
             for kind, model in models.items():
-                title = f"{subject.label}, {kind}"
-                rates = [encoder_rates(model, s.images, self.seed, self.rates, title) for s in splits]
-                yield subject.label, kind, _labelled(rates, splits)
+                shared = next((of_both for other, of_both in encoded if same_rates(model, other, self.rates)), None)
+                of_both = shared or self._encode(model, splits, f"{subject.label}, {kind}")
+                encoded.append((model, of_both))
+                found.append(Features(subject.label, kind, of_both))
         for size in sorted({s.model.config.latent_dim for s in subjects}):
             pca = PixelPCA(train, size)
-            yield f"{pca.n_components} components", PIXELS, _labelled([pca(s.images) for s in splits], splits)
+            of_both = _labelled([pca(s.images) for s in splits], splits)
+            found.append(Features(f"{pca.n_components} components", PIXELS, of_both))
+        return found
 
-    def _row(
-        self, model: str, kind: str, features: list[Labelled], done: list[tuple[list[Labelled], list[Accuracy]]]
-    ) -> dict[str, Any]:
-        """Adds to `done`, and takes from it what was found for the same features: models may share their control."""
-        title = f"{model}, {kind}: classifier"
-        found = next((found for seen, found in done if _equal(seen, features)), None)
-        if found is None:
-            seeds = range(self.seed, self.seed + self.n_classifiers)
-            found = [train_classifier(*features, self.recipe(), seed, title) for seed in seeds]
-            done.append((features, found))
-        return {"model": model, "features": kind} | summary(found)
+    def _encode(self, model: nn.Module, splits: list[Split], title: str) -> list[Labelled]:
+        return _labelled([encoder_rates(model, s.images, self.seed, self.rates, title) for s in splits], splits)
+
+    def _rows(self, features: list[Features]) -> Iterator[dict[str, Any]]:
+        """The accuracies of each; those of a shared list are found once."""
+        done: dict[int, list[Accuracy]] = {}
+        for f in features:
+            if id(f.of_both) not in done:
+                seeds = range(self.seed, self.seed + self.n_classifiers)
+                title = f"{f.model}, {f.kind}: classifier"
+                done[id(f.of_both)] = [train_classifier(*f.of_both, self.recipe(), seed, title) for seed in seeds]
+            yield {"model": f.model, "features": f.kind} | summary(done[id(f.of_both)])
 
     def protocol(self, splits: list[Split]) -> str:
         """In words."""
@@ -130,10 +146,6 @@ class EncoderClassification(Experiment):
 
 def _labelled(features: list, splits: list[Split]) -> list[Labelled]:
     return [Labelled(x, split.labels) for x, split in zip(features, splits, strict=True)]
-
-
-def _equal(features: list[Labelled], others: list[Labelled]) -> bool:
-    return all(torch.equal(a.features, b.features) for a, b in zip(features, others, strict=True))
 
 
 def summary(found: list[Accuracy]) -> dict[str, float]:
