@@ -152,13 +152,16 @@ class FSVAE(Model):
         return torch.cat([z, torch.zeros_like(x_spikes[:1])])
 
     def _scheduled_prior(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """The prior, some of its inputs replaced by its own draws: one coin per step for the whole batch."""
+        """The prior, some of its inputs replaced by its own draws: one coin per step for the whole batch.
+
+        A draw runs the steps up to its own only: tdBN's statistics in training must not span later ones.
+        """
         inputs = previous(z)
         coins = torch.rand(len(z), generator=generator, device=z.device).tolist()
         for t in range(FIRST_SCHEDULED_STEP, len(z) - 1):
             if coins[t] < self.scheduled_sampling:
                 with torch.no_grad():
-                    rate = from_rest(self.prior_network, inputs)[t].mean(-1)
+                    rate = from_rest(self.prior_network, inputs[: t + 1])[-1].mean(-1)
                 noise = torch.randn(rate.shape, generator=generator, device=rate.device, dtype=rate.dtype)
                 inputs[t + 1] = (rate + PRIOR_NOISE * noise > 0.5).to(inputs)
         return from_rest(self.prior_network, inputs)
