@@ -13,6 +13,7 @@ from data import load_split, to_unit_range
 from errors import UserError
 from metrics import eight_bit_loss, evaluate_reconstruction, mean_image_loss
 from models import load_model, read_metadata
+from models.checkpoint import MODEL_FILE
 from neurons import set_backend
 from provenance import provenance
 from training.device import resolve_backend, resolve_device
@@ -58,8 +59,11 @@ class Evaluation:
 
 
 def output_folder(evaluated: Path) -> Path:
-    """Folder for pictures and numbers: the run folder, or one named after the file."""
-    return evaluated if evaluated.is_dir() else Path("runs") / f"evaluation-{evaluated.stem}"
+    """Folder for pictures and numbers: the run folder, or one named after the file, of a run's own after the run."""
+    if evaluated.is_dir():
+        return evaluated
+    name = evaluated.resolve().parent.name if evaluated.name == MODEL_FILE else evaluated.stem
+    return Path("runs") / f"evaluation-{name}"
 
 
 def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -96,7 +100,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     record |= {
         "left_out": left_out,
         "epochs": run.get("epochs"),
-        "epoch_rule": "last epoch",
+        "epoch_rule": "last epoch" if "epochs" in run else "not known",
         "config": run.get("config"),
         "model": model.config.to_dict(),
         "seed": request.seed,

@@ -20,6 +20,10 @@ EXPERIMENTS_FILE = Path("experiments.toml")
 TRAINING_IMAGES = {"digits": 1_500, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "celeba": 162_770}
 
 
+RESULT_FIELDS = {"name", "config", "budget", "reconstruction_loss", "baselines", "training_seconds"}
+RESULT_FIELDS |= {"images_per_second", "commit", "versions", "hardware", "date"}
+
+
 @dataclass(frozen=True)
 class Row:
     """One run behind a table or figure.
@@ -103,6 +107,8 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
     if not (isinstance(runs, list) and all(isinstance(values, dict) for values in runs) and isinstance(speeds, dict)):
         raise UserError(f"{path}: rows are tables [[run]], speeds the table [assumed_images_per_second]")
     rows = tuple(_row(values, path) for values in runs)
+    if unassumed := {str(DATASETS[row.dataset].image_size) for row in rows} - speeds.keys():
+        raise UserError(f"{path}: [assumed_images_per_second] has no image size {', '.join(sorted(unassumed))}")
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise UserError(f"{path} names a row twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
@@ -136,6 +142,8 @@ def read_result(row: Row, places: Places) -> dict[str, Any] | None:
         record = json.loads(file.read_text())
         if not isinstance(record["epochs"], int) or not isinstance(record["status"], str):
             raise ValueError("epochs or status of another kind")
+        if record["status"] == "done" and (missing := RESULT_FIELDS - record.keys()):
+            raise ValueError(f"without {', '.join(sorted(missing))}")
     except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
         raise UserError(f"{file} is damaged ({error}); remove it to run the row again") from error
     return record

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from IPython.display import Image, display
@@ -47,7 +48,8 @@ def _n_seen(run: dict) -> int:
 def show(experiment: Experiment, rerun: bool) -> None:
     """Display an experiment's protocol, table and figures.
 
-    They come from results/analysis, or are measured where `rerun` says so or nothing is stored for just these weights.
+    They come from results/analysis, or are measured where `rerun` says so, nothing is stored for just these weights, or
+    the experiment asks for a setting that what is stored does not have.
     What is measured here is displayed and not written.
     """
     subjects = experiment.load_subjects()
@@ -60,7 +62,7 @@ def show(experiment: Experiment, rerun: bool) -> None:
 
 
 def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]] | None:
-    """Record, table and pictures on file, if they are of just these weights."""
+    """Record, table and pictures on file, if they are of just these weights and of the settings asked for."""
     name = experiment.file_name(subjects)
     try:
         record, table = read_experiment(RESULTS, name)
@@ -70,7 +72,17 @@ def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, 
     if {s["sha256"] for s in record["subjects"]} != {s.describe()["sha256"] for s in subjects}:
         print(f"measuring now: {RESULTS}/{name}.json is of other weights")
         return None
+    if other := [key for key, value in _asked_for(experiment).items() if record["settings"].get(key) != value]:
+        print(f"measuring now: {RESULTS}/{name}.json has another {', '.join(other)}")
+        return None
     return record, table, stored_pictures(RESULTS, name)
+
+
+def _asked_for(experiment: Experiment) -> dict[str, Any]:
+    """The settings that are no defaults, as JSON holds them: what is on file may have a smaller budget, and says so."""
+    defaults = type(experiment)().settings()
+    asked = {key: value for key, value in experiment.settings().items() if value != defaults[key]}
+    return json.loads(json.dumps(asked))
 
 
 def _measured(experiment: Experiment, subjects: list[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]]:

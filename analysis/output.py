@@ -1,8 +1,10 @@
 """Results of experiments as files: <name>.json says what was done with what, <name>.csv holds the numbers."""
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +54,15 @@ def describe(
 def write_experiment(folder: Path, name: str, record: dict[str, Any], table: pd.DataFrame) -> list[Path]:
     """Write <name>.json and <name>.csv, each atomically, and return their paths.
 
+    The record names the table by its checksum, so that a record and a table of two measurements are not taken for one.
+
     Raises:
         UserError: the folder cannot be written to.
     """
     paths = [folder / f"{name}.json", folder / f"{name}.csv"]
-    write_json(paths[0], record)
-    write_atomically(paths[1], table.to_csv(index=False, float_format="%.6g").encode())
+    content = table.to_csv(index=False, float_format="%.6g").encode()
+    write_atomically(paths[1], content)
+    write_json(paths[0], record | {"table_sha256": sha256(content).hexdigest()})
     return paths
 
 
@@ -65,11 +70,14 @@ def read_experiment(folder: Path, name: str) -> tuple[dict[str, Any], pd.DataFra
     """The record and the table that `write_experiment` wrote.
 
     Raises:
-        UserError: there are none, or they are damaged.
+        UserError: there are none, they are damaged, or they do not belong together.
     """
     json_file, csv_file = folder / f"{name}.json", folder / f"{name}.csv"
     try:
-        return json.loads(json_file.read_text()), pd.read_csv(csv_file)
+        record, content = json.loads(json_file.read_text()), csv_file.read_bytes()
+        if record.get("table_sha256") != sha256(content).hexdigest():
+            raise ValueError("the table is not the record's")
+        return record, pd.read_csv(io.BytesIO(content))
     except OSError as error:
         raise UserError(f"no result {name} in {folder}: cannot read {error.filename}") from error
     except ValueError as error:  # of JSON and of CSV alike

@@ -1,6 +1,7 @@
 """What a trained row leaves behind: weights, their card, the result, pictures; all numbers are the released file's."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -28,23 +29,42 @@ def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dic
 
     The weights go out in half precision if that leaves the reconstruction loss alone.
     """
-    weights = _weights(row, places)
+    training = training_figures(folder)
     model, run = load_model(folder), read_metadata(folder)["run"]
-    save_model(model, weights, run, torch.float16)
-    record, pictures = _measure(weights, device)
-    if not _close(record["reconstruction_loss"]["value"], run["test_reconstruction"]):
-        save_model(model, weights, run)
-        record, pictures = _measure(weights, device)
-    epochs, start = pd.read_csv(folder / METRICS_FILE), read_record(folder)["starts"][-1]
-    record |= {
-        "trained": {key: start[key] for key in PROVENANCE},
-        "training_seconds": round(float(epochs["seconds"].sum()), 1),
-        "images_per_second": round(float(epochs["images_per_second"].iloc[-1]), 1),
-    }
+    weights = _weights(row, places)
+    with TemporaryDirectory() as scratch:  # released weights stay as they are until those of this run are measured
+        file = Path(scratch) / weights.name
+        save_model(model, file, run, torch.float16)
+        record, pictures = _measure(file, device)
+        if not _close(record["reconstruction_loss"]["value"], run["test_reconstruction"]):
+            save_model(model, file, run)
+            record, pictures = _measure(file, device)
+        write_atomically(weights, file.read_bytes())
+    record |= training
     for log in (METRICS_FILE, RATES_FILE):
         if (folder / log).exists():  # a model without a spiking latent has no rates
             write_atomically(places.results / f"{row.name}-{log}", (folder / log).read_bytes())
     return _write(row, record, pictures, places)
+
+
+def training_figures(folder: Path) -> dict[str, Any]:
+    """What a run folder says of its training: provenance of the last start, seconds, images per second of all epochs.
+
+    Raises:
+        UserError: no log or no record of a start, or damaged ones.
+    """
+    try:
+        start, log = read_record(folder)["starts"][-1], pd.read_csv(folder / METRICS_FILE)
+        seconds = float(log["seconds"].sum())
+        n_images = float((log["seconds"] * log["images_per_second"]).sum())
+        return {
+            "trained": {key: start[key] for key in PROVENANCE},
+            "training_seconds": round(seconds, 1),
+            "images_per_second": round(n_images / seconds, 1),
+        }
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder} does not say how it was trained ({reason}); remove it to train again") from error
 
 
 def remeasure(row: Row, places: Places, device: str = "auto") -> dict[str, Any]:

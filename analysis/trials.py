@@ -1,5 +1,7 @@
 """Many short runs as lines of one CSV file: a trial that stands there is not run again."""
 
+import fcntl
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -38,11 +40,22 @@ def run_trials(configs: Iterable[Config], settings: tuple[str, ...], score: Scor
     for config in configs:
         key = {name: getattr(config, name) for name in (*IDENTITY, *settings)}
         if not _holds(file, key):
-            row = key | {"loss": _result(config, score), "commit": git_commit()}
-            old = pd.read_csv(file) if file.exists() else pd.DataFrame()
-            write_atomically(file, pd.concat([old, pd.DataFrame([row])]).to_csv(index=False).encode())
+            row = key | {"commit": git_commit(), "loss": _result(config, score)}
+            _add(row, file)
             print("  ".join(f"{name} {value}" for name, value in row.items() if name != "commit"), flush=True)
     return pd.read_csv(file)
+
+
+def _add(row: dict[str, Any], file: Path) -> None:
+    """One at a time: two searches may share a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        old = pd.read_csv(file) if file.exists() else pd.DataFrame()
+        write_atomically(file, pd.concat([old, pd.DataFrame([row])]).to_csv(index=False).encode())
+    finally:
+        os.close(folder)
 
 
 def _holds(file: Path, key: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cli import parse_arguments, run_program
+from errors import UserError
 from files import write_atomically, write_json
 from metrics.fad import (
     PROTOCOLS,
@@ -54,10 +55,12 @@ def main(argv: list[str]) -> None:
     """Parse, recompute, compare and print."""
     a = parse_arguments(Arguments, argv, __doc__)
     network = load_feature_network(a.dataset, a.fad_weights)
+    if a.write and network.origin != "shipped":
+        raise UserError(f"--write stores numbers of the project's own weights only, not of {network.file}")
     print(network.description)
     for protocol, meaning in PROTOCOLS.items():
         measured = measured_reference(network, protocol, a.data_dir)
-        if a.write and network.origin == "shipped":
+        if a.write:
             store(network, protocol, measured, a.data_dir)
         print(f"{protocol}: {meaning}")
         print(f"  {compare(network, protocol, measured)}")

@@ -1,4 +1,4 @@
-"""The LIF recurrence over all time steps as one autograd function: the default backend on a CPU.
+"""The LIF recurrence over all time steps as one autograd function, in PyTorch alone.
 
 Eq. 1 to 3 step by step, with the hard reset inside the gradient. The forward pass keeps one tensor, the
 membrane potential before the reset; everything else that the backward pass needs follows from it.
@@ -100,7 +100,8 @@ def sum_over_time(coefficients: Tensor, spikes: Tensor) -> Tensor:
     In the order in which channels_last steps lie in memory, so that they are not copied.
     """
     steps = spikes.movedim(2, -1)
-    rows = coefficients.to(spikes) @ steps.flatten(1)
+    with torch.autocast(spikes.device.type, enabled=False):  # which would round the coefficients to bfloat16
+        rows = coefficients.to(spikes) @ steps.flatten(1)
     return rows.view(steps.shape[1:]).movedim(-1, 1)
 
 

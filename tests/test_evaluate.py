@@ -134,13 +134,13 @@ def test_what_is_printed(trained: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert run(trained / "model.safetensors", "--n-images", "5") == 0
     out = capsys.readouterr().out
-    record = json.loads(Path("runs/evaluation-model/evaluation.json").read_text())
+    record = json.loads(Path("runs/evaluation-run/evaluation.json").read_text())
     for part in ("this run", "mean training image", "8-bit copy", "esvae (paper), 1 epochs", "last epoch"):
         assert part in out
     loss = record["reconstruction_loss"]
     assert f"reconstruction_loss {loss['value']:.6f}: {loss['protocol']}" in out
     paths = [Path(line) for line in out.splitlines()[-3:]]
-    assert all(path.parent == Path("runs/evaluation-model") and path.is_file() for path in paths)
+    assert all(path.parent == Path("runs/evaluation-run") and path.is_file() for path in paths)
 
 
 def test_the_same_seed_gives_the_same_number(score: Callable, evaluated: tuple[Path, dict[str, Any]]) -> None:
@@ -171,6 +171,7 @@ def test_a_model_without_a_run_needs_a_dataset(
     assert run(tmp_path / "bare.safetensors", "--dataset", "digits", "--n-images", "4") == 0
     record = json.loads(Path("runs/evaluation-bare/evaluation.json").read_text())
     assert (record["config"], record["epochs"], record["dataset"]) == (None, None, "digits")
+    assert record["epoch_rule"] == "not known"
 
 
 @pytest.fixture
@@ -371,7 +372,7 @@ def test_a_models_fad_is_that_of_its_samples(trained: Path, score: Callable, tmp
     network = load_feature_network("mnist")
     assert record["fad"]["value"] == pytest.approx(fad(samples, network, reference(network, "official")), rel=1e-9)
     assert record["fad"]["n_images"] == 150 and "reconstruction_loss" not in record
-    assert (tmp_path / "runs/evaluation-model/evaluation-samples.png").is_file()
+    assert (tmp_path / "runs/evaluation-run/evaluation-samples.png").is_file()
 
 
 def test_a_metric_without_its_weights_is_left_out_with_a_word(score: Callable, capsys: pytest.CaptureFixture) -> None:

@@ -198,7 +198,8 @@ MODEL_DATASET_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-# `--recipe fast`: from the trials of `python -m analysis.recipe_search`, told in docs/results.md.
+# `--recipe fast`: told in docs/results.md. Of ESVAE and FSVAE from the trials of `python -m analysis.recipe_search`;
+# of TAID and the ANN VAE by analogy, without a search.
 FAST_RECIPES: dict[str, dict[str, Any]] = {
     "esvae": {"batch_size": 16, "lr": 2e-3, "schedule": "cosine", "warmup": 0.1},
     "fsvae": {"batch_size": 32, "lr": 4e-3, "schedule": "cosine", "warmup": 0.1},

@@ -197,11 +197,11 @@ def train_epoch(run: Run, request: StopRequest) -> None:
         set_learning_rates(run.optimizer, _learning_rates(run))
         pending.append((run.training_step(run.model, run.optimizer, x, run.noise), len(x)))
         run.step += 1
-        run.seconds = before + time.monotonic() - started
         due = time.monotonic() - saved > 60 * run.config.checkpoint_every
         stop = bool(request)  # asked once: a request between two looks would save sums without the pending steps
         if due or stop or len(pending) == FETCH_EVERY or run.step == run.steps_per_epoch:
             _fetch(run, pending)
+        run.seconds = before + time.monotonic() - started  # fetching waits for a GPU to finish the steps
         if stop and run.step < run.steps_per_epoch:
             raise _stopped(run, request)
         if due:

@@ -1,12 +1,22 @@
 """experiments.toml and where its rows stand."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from analysis.experiments import EXPERIMENTS_FILE, Places, Row, read_experiments, status_table
+from analysis.experiments import (
+    EXPERIMENTS_FILE,
+    RESULT_FIELDS,
+    Places,
+    Row,
+    is_done,
+    read_experiments,
+    read_result,
+    status_table,
+)
 from errors import UserError
 from training.folder import run_lock
 
@@ -47,7 +57,8 @@ def write_log(places: Places, epochs: int) -> None:
 
 def write_result(places: Places, **record) -> None:
     places.results.mkdir(parents=True)
-    (places.results / "a.json").write_text(json.dumps({"status": "done", "epochs": 4} | record))
+    full = dict.fromkeys(RESULT_FIELDS) | {"status": "done", "epochs": 4}
+    (places.results / "a.json").write_text(json.dumps(full | record))
 
 
 def test_every_committed_row_makes_a_configuration() -> None:
@@ -109,6 +120,7 @@ def test_a_result_decides_the_status(experiments, places, record: dict, status: 
         (("{ lr = 0.01 }", "{ learning = 1 }"), "not a run"),
         (('dataset = "digits"', 'dataset = "x"'), "unknown data set"),
         (("[[run]]", "[[run"), "cannot read"),
+        (("32 = 50", "64 = 25"), r"\[assumed_images_per_second\] has no image size 32"),
         (("[[run]]", '[[run]]\nname = "a"\ndataset = "digits"\nepochs = 1\nfeeds = ""\n[[run]]'), "twice"),
     ],
 )
@@ -123,6 +135,31 @@ def test_a_damaged_result_is_named(experiments, places) -> None:
     (places.results / "a.json").write_text("{")
     with pytest.raises(UserError, match=r"a\.json is damaged"):
         line(experiments, places)
+
+
+def test_a_result_without_what_a_table_shows_is_damaged(experiments, places) -> None:
+    write_result(places)
+    file = places.results / "a.json"
+    record = json.loads(file.read_text())
+    del record["hardware"]
+    file.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"a\.json is damaged \(without hardware\)"):
+        line(experiments, places)
+
+
+def test_a_failed_row_needs_no_numbers(experiments, places) -> None:
+    places.results.mkdir()
+    (places.results / "a.json").write_text('{"status": "failed", "epochs": 0}')
+    assert line(experiments, places)["status"] == "failed"
+
+
+def test_committed_weights_and_results_are_of_committed_code() -> None:
+    places = Places(results=ROOT / "results", pretrained=ROOT / "pretrained")
+    for row in read_experiments(ROOT / EXPERIMENTS_FILE).rows:
+        if is_done(row, places):
+            record = read_result(row, places)
+            for made in (record, record["trained"]):
+                assert re.fullmatch("[0-9a-f]{40}", made["commit"]), row.name
 
 
 def test_rows_are_selected_by_name(experiments) -> None:

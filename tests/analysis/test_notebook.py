@@ -1,5 +1,6 @@
 """What a notebook shows: the longest trained checkpoints, and results on file where they are of these weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from analysis import notebook
 from analysis.latent_raster import LatentRaster
 from analysis.notebook import best_checkpoints, show
 from analysis.output import write_result
+from analysis.time_shuffle import TimeShuffle
 from models import load_model, save_model
 
 
@@ -54,3 +56,22 @@ def test_a_result_of_other_weights_is_not_shown(stored: LatentRaster, small_mode
     show(LatentRaster(checkpoint=(small_models["fsvae"],), n_images=5, device="cpu"), rerun=False)
     shown = capsys.readouterr().out
     assert "is of other weights" in shown and "FSVAE" in shown and "123.5" not in shown
+
+
+def test_a_setting_that_is_asked_for_is_measured(stored: LatentRaster, capsys) -> None:
+    show(replace(stored, seed=7), rerun=False)
+    shown = capsys.readouterr().out
+    assert "has another seed" in shown and "123.5" not in shown
+
+
+def test_a_smaller_budget_on_file_is_shown_where_none_is_asked_for(
+    small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(notebook, "RESULTS", tmp_path)
+    small = TimeShuffle(checkpoint=(small_models["esvae"],), n_images=5, n_shuffles=2, device="cpu")
+    subjects = small.load_subjects()
+    write_result(tmp_path, small.file_name(subjects), small.measure(subjects))
+    show(replace(small, n_shuffles=TimeShuffle.n_shuffles), rerun=False)
+    assert "2 shuffles" in capsys.readouterr().out
+    show(replace(small, n_shuffles=3), rerun=False)
+    assert "3 shuffles" in capsys.readouterr().out

@@ -11,10 +11,11 @@ from analysis.command import Experiment, experiment_main
 from analysis.image_grids import ImageGrids
 from analysis.latent_raster import LatentRaster, extremes
 from analysis.noise_robustness import NoiseRobustness
-from analysis.output import read_experiment
+from analysis.output import read_experiment, write_experiment
 from analysis.published import PAPER
 from analysis.time_shuffle import TimeShuffle, paper_rows
 from cli import run_program
+from errors import UserError
 
 DIGITS = Path(__file__).parents[2] / "pretrained" / "esvae-digits.safetensors"
 FILES = {
@@ -43,6 +44,15 @@ def test_an_experiment_takes_every_model_with_a_spiking_latent(
     labels = ["ESVAE, 0 epochs", "FSVAE, 0 epochs", "TAID, 0 epochs"]
     assert list(table["model"].unique()) == [s["label"] for s in record["subjects"]] == labels
     assert "5 " in record["protocol"]
+
+
+def test_a_table_of_another_measurement_is_not_taken_for_the_records(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "a", {"protocol": "first"}, pd.DataFrame({"loss": [0.5]}))
+    record, table = read_experiment(tmp_path, "a")
+    assert record["protocol"] == "first" and table["loss"].tolist() == [0.5]
+    (tmp_path / "a.csv").write_text("loss\n0.25\n")
+    with pytest.raises(UserError, match="the table is not the record's"):
+        read_experiment(tmp_path, "a")
 
 
 @pytest.mark.parametrize("kind", [TimeShuffle, NoiseRobustness, LatentRaster])

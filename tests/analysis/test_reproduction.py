@@ -137,6 +137,31 @@ def test_a_failed_row_has_a_result_that_says_why_and_the_next_row_runs(tmp_path:
     assert result(places)["status"] == "done"
 
 
+@pytest.mark.parametrize("damage", ["no log", "no start"])
+def test_released_weights_stay_where_a_run_does_not_say_how_it_was_trained(
+    places: Places, tmp_path: Path, damage: str
+) -> None:
+    folder, there = tmp_path / "run", Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    shutil.copytree(places.runs / "tiny", folder)
+    there.pretrained.mkdir()
+    (there.pretrained / "tiny.safetensors").write_bytes(b"of an earlier run")
+    if damage == "no log":
+        (folder / "metrics.csv").unlink()
+    else:
+        record = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(record | {"starts": []}))
+    with pytest.raises(UserError, match="does not say how it was trained"):
+        release(ROW, folder, there, "cpu")
+    assert (there.pretrained / "tiny.safetensors").read_bytes() == b"of an earlier run"
+    assert not there.results.exists()
+
+
+def test_the_speed_of_a_result_is_that_of_all_its_epochs(places: Places) -> None:
+    log, record = pd.read_csv(places.runs / "tiny" / "metrics.csv"), result(places)
+    n_images = 50 * record["epochs"]
+    assert record["images_per_second"] == pytest.approx(n_images / log["seconds"].sum(), rel=0.02)
+
+
 def test_pictures_of_people_stay_in_the_run_folder(places: Places, tmp_path: Path) -> None:
     """The row says celeba; the run itself is the digits run, so that no data set is needed."""
     elsewhere = Places(places.runs, tmp_path / "results", tmp_path / "pretrained")

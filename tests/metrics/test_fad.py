@@ -209,12 +209,18 @@ def test_a_published_network_of_another_size_has_no_reference(tmp_path: Path) ->
 
 
 def test_reference_prints_what_it_compared(save_autoencoder: Callable, capsys: pytest.CaptureFixture) -> None:
-    arguments = ["--dataset", "digits", "--fad-weights", str(save_autoencoder()), "--write"]
-    before = {file: file.stat().st_mtime_ns for file in PUBLISHED.iterdir()}
+    arguments = ["--dataset", "digits", "--fad-weights", str(save_autoencoder())]
     assert run_program(metrics.reference.main, arguments) == 0
     out = capsys.readouterr().out
     assert out.count("no stored statistics to compare with") == 2
     assert out.count("1500 training images score") == 2
+
+
+def test_reference_writes_nothing_of_other_weights(save_autoencoder: Callable, capsys: pytest.CaptureFixture) -> None:
+    before = {file: file.stat().st_mtime_ns for file in PUBLISHED.iterdir()}
+    arguments = ["--dataset", "digits", "--fad-weights", str(save_autoencoder()), "--write"]
+    assert run_program(metrics.reference.main, arguments) == 2
+    assert "--write stores numbers of the project's own weights only" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in PUBLISHED.iterdir()} == before
 
 
@@ -224,3 +230,12 @@ def test_reference_meets_the_published_statistics(real_data: Path, capsys: pytes
     assert run_program(metrics.reference.main, ["--dataset", "mnist", "--data-dir", str(real_data)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "published statistics" in line]
     assert float(line.rsplit(":", 1)[1]) <= 1e-6
+
+
+def test_the_card_of_a_committed_autoencoder_is_of_its_file() -> None:
+    pretrained = Path(metrics.reference.__file__).parent.parent / "pretrained"
+    files = sorted(pretrained.glob("fad-*.safetensors"))
+    assert files
+    for file in files:
+        network = load_feature_network(file.stem.removeprefix("fad-"), file)
+        assert network.description in file.with_suffix(".md").read_text(), file.name
