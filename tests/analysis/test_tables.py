@@ -14,7 +14,7 @@ import pytest
 
 from analysis import tables
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
-from analysis.experiments import Experiments, Places, Row, is_done, read_experiments, read_result
+from analysis.experiments import RESULT_FIELDS, Experiments, Places, Row, is_done, read_experiments, read_result
 from analysis.formats import as_latex
 from analysis.layout import latex_layout, markdown_layout
 from analysis.markdown import markdown_table
@@ -44,7 +44,7 @@ def number(value: float, network: str | None = None, **more: Any) -> dict[str, A
 
 
 def write_result(places: Places, row: Row, loss: float, **changes: Any) -> None:
-    record = {
+    record = dict.fromkeys(RESULT_FIELDS) | {
         "name": row.name,
         "status": "done",
         "epochs": row.epochs,
