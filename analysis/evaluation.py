@@ -17,6 +17,7 @@ from models.checkpoint import MODEL_FILE
 from neurons import set_backend
 from provenance import provenance
 from training.device import resolve_backend, resolve_device
+from training.folder import CONFIG_FILE
 from training.log import interleave_rows, save_grid
 
 N_SHOWN = 32
@@ -62,8 +63,8 @@ def output_folder(evaluated: Path) -> Path:
     """Folder for pictures and numbers: the run folder, or one named after the file, of a run's own after the run."""
     if evaluated.is_dir():
         return evaluated
-    name = evaluated.resolve().parent.name if evaluated.name == MODEL_FILE else evaluated.stem
-    return Path("runs") / f"evaluation-{name}"
+    of_a_run = evaluated.name == MODEL_FILE and (evaluated.parent / CONFIG_FILE).is_file()
+    return Path("runs") / f"evaluation-{evaluated.resolve().parent.name if of_a_run else evaluated.stem}"
 
 
 def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -107,11 +107,11 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
     if not (isinstance(runs, list) and all(isinstance(values, dict) for values in runs) and isinstance(speeds, dict)):
         raise UserError(f"{path}: rows are tables [[run]], speeds the table [assumed_images_per_second]")
     rows = tuple(_row(values, path) for values in runs)
-    if unassumed := {str(DATASETS[row.dataset].image_size) for row in rows} - speeds.keys():
-        raise UserError(f"{path}: [assumed_images_per_second] has no image size {', '.join(sorted(unassumed))}")
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise UserError(f"{path} names a row twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+    if unassumed := {str(DATASETS[row.dataset].image_size) for row in rows} - speeds.keys():
+        raise UserError(f"{path}: [assumed_images_per_second] has no image size {', '.join(sorted(unassumed))}")
     return Experiments(rows, speeds)
 
 
