@@ -8,8 +8,8 @@ from torch import Generator, Tensor
 
 from losses import gaussian_kl
 from models.autoencoder import Autoencoder, AutoencoderOutput
-from models.backbone import full_precision
 from models.config import ModelConfig
+from neurons.precision import full_precision
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,6 @@ def set_gradient_dtype(module: nn.Module, dtype: torch.dtype) -> None:
             block.gradient_dtype = dtype
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """Context without autocast on the device of x."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
 def conv_down(in_channels: int, out_channels: int) -> nn.Conv2d:
     """Halves the image."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1)

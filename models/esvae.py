@@ -7,10 +7,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from losses import mmd2, reconstruction_loss
-from models.backbone import Decoder, Encoder, MembraneReadout, full_precision
+from models.backbone import Decoder, Encoder, MembraneReadout
 from models.base import Model
 from models.config import ModelConfig
 from neurons import PoissonSampler, sampler_surrogate
+from neurons.precision import full_precision
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurons.precision import full_precision
+
 CHUNK_ELEMENTS = 1 << 17  # neurons per chunk: three float32 buffers of it fit two cores' L2 caches
 
 
@@ -100,7 +102,7 @@ def sum_over_time(coefficients: Tensor, spikes: Tensor) -> Tensor:
     In the order in which channels_last steps lie in memory, so that they are not copied.
     """
     steps = spikes.movedim(2, -1)
-    with torch.autocast(spikes.device.type, enabled=False):  # which would round the coefficients to bfloat16
+    with full_precision(spikes):  # autocast would round the coefficients to bfloat16
         rows = coefficients.to(spikes) @ steps.flatten(1)
     return rows.view(steps.shape[1:]).movedim(-1, 1)
 
