@@ -50,9 +50,13 @@ class Arguments:
         return replace(preset(self.dataset), data_dir=self.data_dir, **budget)
 
 
-def switches(dataset: str) -> dict[str, dict[str, Any]]:
-    """Name -> fields that it changes to the released code's; only those that differ on the data set."""
+def switches(dataset: str, batch_size: int) -> dict[str, dict[str, Any]]:
+    """Name -> fields that it changes to the released code's; only those that differ on the data set.
+
+    The released program multiplies its learning rate by the batch size.
+    """
     paper, code = preset(dataset), preset(dataset, variant="code")
+    code = replace(code, lr=code.lr * batch_size / code.batch_size)
     changes = {name: getattr(code, name) for name in SETTINGS if getattr(code, name) != getattr(paper, name)}
     return {"paper": {}} | {name: {name: value} for name, value in changes.items()} | {"all": changes}
 
@@ -61,7 +65,7 @@ def main(argv: list[str]) -> None:
     """Run the trials that are missing, then print the effect of each switch."""
     a = parse_arguments(Arguments, argv, __doc__)
     keep_freed_memory()
-    changes = switches(a.dataset).values()
+    changes = switches(a.dataset, a.batch_size).values()
     configs = (replace(a.base(), seed=seed, **change) for change in changes for seed in a.seeds)
     table = run_trials(configs, SETTINGS, first_test_images_loss, a.out)
     print(as_text(effects(table, a)))
@@ -77,7 +81,7 @@ def effects(table: pd.DataFrame, a: Arguments) -> pd.DataFrame:
     base = {"dataset": a.dataset, "train_images": a.train_images}
     budget = table[(table[list(base)] == pd.Series(base)).all(axis=1) & table["seed"].isin(a.seeds)]
     rows = []
-    for name, change in switches(a.dataset).items():
+    for name, change in switches(a.dataset, a.batch_size).items():
         config = replace(a.base(), **change)
         same = (budget[list(SETTINGS)] == pd.Series({s: getattr(config, s) for s in SETTINGS})).all(axis=1)
         loss = budget.loc[same, "loss"]

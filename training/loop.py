@@ -36,6 +36,7 @@ from training.state import STATE_FILE, RunState, load_state, save_state
 from training.stop import Stopped, StopRequest, stop_request
 
 RATES = ("posterior_rate", "prior_rate")
+NOISE = -1  # the stream behind all training noise; those from 0 on are the epochs' orders
 FETCH_EVERY = 20  # steps between fetching losses from the device, which waits for it
 
 
@@ -121,7 +122,7 @@ def prepare(config: Config) -> Run:
         torch.manual_seed(config.seed)
         model = build_model(config.model_config())
     set_runtime(model.to(device), config, device)
-    optimizer, noise = make_optimizer(model, config), Generator(device).manual_seed(config.seed)
+    optimizer, noise = make_optimizer(model, config), _stream(config, device, NOISE)
     if config.cuda_graph and config.rates_change:
         rates_as_tensors(optimizer, device)
     learning = model, optimizer, noise, make_training_step(config)
@@ -279,14 +280,18 @@ def _computed_as(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dic
     return state | {"param_groups": [saved | {name: own[name] for name in names} for saved, own in groups]}
 
 
+def _stream(config: Config, device: torch.device, index: int) -> Generator:
+    """One of a run's streams of random numbers. The seed itself made the weights: noise must not repeat them."""
+    return Generator(device).manual_seed(config.seed * 1_000_003 + index)
+
+
 def _progress(run: Run) -> Iterator[Tensor]:
     """The rest of the epoch's batches, behind a bar that is quiet when nobody watches."""
     # The order of an epoch depends on seed and epoch alone, so that a resumed run finds its place in it.
-    order = Generator(run.device).manual_seed(run.config.seed * 1_000_003 + run.epoch)
     batches = training_batches(
         run.train_images,
         run.config.batch_size,
-        generator=order,
+        generator=_stream(run.config, run.device, run.epoch),
         drop_last=run.config.drop_last,
         horizontal_flip=run.config.horizontal_flip,
         start=run.step,

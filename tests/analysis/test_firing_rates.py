@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from analysis.command import experiment_main
-from analysis.firing_rates import PANELS, STAGES, FiringRates
+from analysis.firing_rates import PANELS, STAGES, FiringRates, measure_rates
 from analysis.output import read_experiment
 from analysis.rate_histograms import RangeSum, intersection, rate_histograms, stage_rates, wasserstein
 from analysis.rate_log import find_rate_log, read_rate_log
 from analysis.subjects import Subject, load_subjects
 from cli import run_program
+from data import load_split, to_unit_range
 from errors import UserError
 from models import ModelConfig, build_model, save_model
 
+DIGITS = Path(__file__).parents[2] / "pretrained" / "esvae-digits.safetensors"
 SPIKING = ("esvae", "fsvae", "taid")
 SMALL = {"image_channels": 1, "widths": (8, 8, 8, 8), "n_steps": 4, "latent_dim": 8, "n_candidates": 3}
 
@@ -95,6 +97,20 @@ def test_distinct_draws_are_counted() -> None:
     found = RangeSum()
     found.add(z)
     assert (found.mean().distinct_z, found.mean().distinct_rates) == (3, 2)
+
+
+def test_rates_are_those_of_the_posterior_of_the_images_and_of_the_prior(tmp_path: Path) -> None:
+    trained = load_subjects([DIGITS], device="cpu")[0]
+    images = load_split("digits", "test").images[:40]
+    found = measure_rates(trained, images, seed=5)
+    with torch.no_grad():
+        model = trained.model
+        posterior = model.sample_posterior(model.encode(to_unit_range(images)), trained.generator(5))
+        prior = model.sample_latent(40, trained.generator(5))
+    for stage, z in zip(STAGES, (posterior, prior), strict=True):
+        assert found[stage].pooled == pytest.approx(stage_rates([z]).pooled)
+        assert found[stage].single == pytest.approx(stage_rates([z]).single)
+    assert found["training"].pooled != pytest.approx(found["generation"].pooled, abs=1e-3)
 
 
 def test_every_spiking_model_gives_numbers_and_figures(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from analysis.command import Experiment, experiment_main
 from analysis.image_grids import ImageGrids
-from analysis.latent_raster import LatentRaster, extremes
+from analysis.latent_raster import LatentRaster, extremes, latents
 from analysis.noise_robustness import NoiseRobustness
 from analysis.output import read_experiment, write_experiment
 from analysis.published import PAPER
+from analysis.subjects import load_subjects
 from analysis.time_shuffle import TimeShuffle, paper_rows
 from cli import run_program
+from data import load_split, to_unit_range
 from errors import UserError
 
 DIGITS = Path(__file__).parents[2] / "pretrained" / "esvae-digits.safetensors"
@@ -131,6 +133,22 @@ def test_noise_hurts_and_none_does_not(flags: tuple[str, ...], tmp_path: Path) -
     assert table["loss_vs_vanilla"][1] > 0.001
     assert table["loss_vs_original"][1] > table["loss_vs_original"][0]
     assert ("inverted" in record["protocol"]) == bool(flags)
+
+
+def test_the_raster_shows_a_posterior_draw_and_a_prior_draw() -> None:
+    trained = load_subjects([DIGITS], device="cpu")[0]
+    images = load_split("digits", "test").images[:20]
+    with torch.no_grad():
+        expected = {
+            "training": trained.model(to_unit_range(images), generator=trained.generator(0)).z,
+            "generation": trained.model.sample_latent(20, trained.generator(0)),
+        }
+    for stage, z in expected.items():
+        assert torch.cat([*latents(trained, images, stage, seed=0)], 1).equal(z)
+    table = LatentRaster(n_images=20).measure([trained]).table.set_index("stage")
+    for stage, z in expected.items():
+        assert table.loc[stage, "firing_rate"] == pytest.approx(z.double().mean().item())
+    assert table.loc["training", "firing_rate"] != table.loc["generation", "firing_rate"]
 
 
 def trains(*counts: int, steps: int = 4) -> Tensor:

@@ -120,6 +120,43 @@ def test_training_updates_the_posteriors_statistics_once_per_step(images: Tensor
     assert lengths == [*range(1, T), T]
 
 
+@pytest.mark.parametrize("scheduled", [0.0, 1.0])
+def test_training_is_the_specification_step_by_step(
+    variant: str, scheduled: float, images: Tensor, literal_lif: Callable, literal_tdbn: Callable
+) -> None:
+    model = make(variant=variant).train()
+    model.scheduled_sampling = scheduled
+    output = model(images, generator=torch.Generator().manual_seed(9))
+    noise = torch.Generator().manual_seed(9)
+    picks = torch.randint(K, (T, N, D), generator=noise)
+    torch.rand(T, generator=noise)  # the coins
+    x_spikes = model.encode(images).detach()
+
+    def pick(candidates: Tensor, t: int) -> Tensor:
+        return torch.tensor(
+            [[candidates[n, d, picks[t, n, d]] for d in range(D)] for n in range(N)], dtype=candidates.dtype
+        )
+
+    def network(of: torch.nn.Module, x_seq: list[Tensor]) -> Tensor:
+        return plain_network(of, torch.stack(x_seq), variant, literal_lif, literal_tdbn).detach()
+
+    before = [torch.zeros(N, D, dtype=images.dtype)]  # z[t-1] at step t
+    for t in range(T - 1):
+        both = [torch.cat([x_spikes[s], before[s]], dim=-1) for s in range(t + 1)]
+        before.append(pick(network(model.posterior_network, both)[t], t))
+    q = network(model.posterior_network, [torch.cat([x_spikes[s], before[s]], dim=-1) for s in range(T)])
+    z = [pick(q[t], t) for t in range(T)]
+    assert not torch.stack(z[:-1]).equal(torch.stack(before[1:]))  # statistics over more steps choose otherwise
+    seen = [torch.zeros_like(z[0]), *z[:-1]]
+    for t in range(5, T - 1) if scheduled else ():
+        draw = network(model.prior_network, seen[: t + 1])[t].mean(-1)
+        seen[t + 1] = (draw + 1e-3 * torch.randn(N, D, generator=noise, dtype=images.dtype) > 0.5).to(images)
+    assert output.posterior.equal(q)
+    assert output.z.equal(torch.stack(z))
+    assert output.prior.equal(network(model.prior_network, seen))
+    assert output.prior.any()
+
+
 @pytest.mark.parametrize(("epoch", "probability"), [(0, 0.1), (75, 0.2), (150, 0.3)])
 def test_scheduled_sampling_grows_from_a_tenth_to_three_tenths(epoch: int, probability: float) -> None:
     model = make()

@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data import load_split
+from data import load_split, to_unit_range
 from errors import UserError
 from models import load_model
 from training.log import CsvLog, RunLog, interleave_rows, rate_histogram, save_grid
+
+DIGITS = Path(__file__).parents[2] / "pretrained" / "esvae-digits.safetensors"
 
 
 def test_rows_are_appended_under_one_header(tmp_path: Path) -> None:
@@ -104,3 +106,18 @@ def test_pictures_are_numbered_in_the_first_epochs(uninterrupted: Path) -> None:
         assert pixels.std() > 10, name
     latest = uninterrupted / "images" / "samples.png"
     assert latest.read_bytes() == (uninterrupted / "images" / "samples-0003.png").read_bytes()
+
+
+def test_rates_are_counted_of_posterior_and_prior(tmp_path: Path) -> None:
+    model = load_model(DIGITS)
+    images = load_split("digits", "test").images[: RunLog.N_HISTOGRAM]
+    RunLog(tmp_path, 0, tensorboard=False).pictures(1, model, images)
+    rng, n_shown = torch.Generator().manual_seed(RunLog.SEED), RunLog.N_SHOWN
+    with torch.no_grad():
+        model(to_unit_range(images[:n_shown]), generator=rng), model.sample(n_shown, rng)  # the grids
+        counted = [rate_histogram(model(to_unit_range(x), generator=rng).z) for x in images.split(n_shown)]
+        prior = rate_histogram(model.sample_latent(len(images), rng))
+    rows = [line.split(",") for line in (tmp_path / "firing_rates.csv").read_text().splitlines()[1:]]
+    posterior = [sum(pair) for pair in zip(*counted, strict=True)]
+    assert rows == [["1", stage, *map(str, found)] for stage, found in (("posterior", posterior), ("prior", prior))]
+    assert prior != posterior

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from errors import UserError
-from models import load_model
+from models import FSVAE, load_model
 from training import loop
 from training.config import Config, preset
 from training.loop import fit, make_optimizer, prepare, training_step
@@ -97,6 +97,16 @@ def test_the_seed_decides_the_weights_and_nothing_else_does(tmp_path: Path) -> N
     assert not torch.equal(first["bottleneck.weight"], other["bottleneck.weight"])
 
 
+def test_noise_does_not_repeat_the_numbers_that_made_the_weights(tmp_path: Path) -> None:
+    run = prepare(small(tmp_path))
+    weights = torch.cat([p.detach().flatten() for p in run.model.parameters() if p.dim() > 1])
+    uniform = torch.rand(len(weights), generator=run.noise)
+    assert len(weights) > 100_000
+    for start in range(0, 100_000, 1_000):  # any thousand of them against the first thousand of the noise
+        pair = torch.stack([weights[start : start + 1_000], uniform[:1_000]])
+        assert torch.corrcoef(pair)[0, 1].abs() < 0.2
+
+
 def test_metrics_have_their_documented_columns(uninterrupted: Path) -> None:
     rows = rows_of(uninterrupted / "metrics.csv")
     assert list(rows[0]) == COLUMNS
@@ -146,6 +156,13 @@ def test_rate_histograms_count_every_latent_unit(uninterrupted: Path) -> None:
     for row in rows:
         assert list(row)[2:] == ["fired_0", "fired_1", "fired_2"]  # T = 2
         assert sum(int(row[name]) for name in list(row)[2:]) == 40 * 16  # N * D
+
+
+def test_a_model_is_told_where_training_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(FSVAE, "start_epoch", lambda _, *where: told.append(where))
+    fit(small(tmp_path, model="fsvae", epochs=2))
+    assert told == [(0, 2, 2), (1, 2, 2)]  # epoch, of how many, with how many steps each
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
