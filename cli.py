@@ -89,7 +89,7 @@ def _shortage(error: Exception) -> str | None:
         _drop_output()  # it may be what is on the full disk
         return f"{error.strerror} ({error.filename or 'output'}); make room and give the same command again"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
-        return "out of memory; smaller batches and fewer time steps (--batch-size, --n-steps) take less"
+        return "out of memory; smaller batches, fewer time steps and fewer images at once take less"
     return None
 
 

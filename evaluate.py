@@ -67,8 +67,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Parse, evaluate, print and write."""
     a = parse_arguments(Arguments, argv, __doc__)
-    if (a.checkpoint is None) == (a.images is None):
-        raise UserError("give one of --checkpoint (a model) and --images (a file of images)")
+    _check(a)
     keep_freed_memory()
     record, pictures = _images(a) if a.images else _checkpoint(a)
     print(as_text(comparison(record)), end="\n\n")
@@ -81,8 +80,23 @@ def main(argv: list[str]) -> None:
         print(path)
 
 
+def _check(a: Arguments) -> None:
+    """UserError where flags contradict each other or would do nothing."""
+    if (a.checkpoint is None) == (a.images is None):
+        raise UserError("give one of --checkpoint (a model) and --images (a file of images)")
+    metrics = parse_metrics(_metrics(a))
+    if a.images and (a.n_samples, a.seed, a.backend) != (None, 0, "auto"):
+        raise UserError("--n-samples, --seed and --backend are of a model: leave them out with --images")
+    if a.n_samples is not None and metrics == ("reconstruction",):
+        raise UserError("--n-samples is for metrics that look at samples: --metrics names them, fad for example")
+
+
+def _metrics(a: Arguments) -> str:
+    return a.metrics if a.metrics is not None else "fad" if a.images else "reconstruction"
+
+
 def _checkpoint(a: Arguments) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    metrics = parse_metrics(a.metrics or "reconstruction")
+    metrics = parse_metrics(_metrics(a))
     settings = (a.seed, a.device, a.backend, metrics, a.n_samples, _files(a))
     return evaluate(Evaluation(a.checkpoint, a.dataset, a.data_dir, a.n_images, *settings))
 
@@ -90,8 +104,7 @@ def _checkpoint(a: Arguments) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _images(a: Arguments) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if a.dataset is None:
         raise UserError("--images needs --dataset: what to compare the images with")
-    metrics = parse_metrics(a.metrics or "fad")
-    return evaluate_images(a.images, a.dataset, metrics, _files(a), a.n_images, a.device), {}
+    return evaluate_images(a.images, a.dataset, parse_metrics(_metrics(a)), _files(a), a.n_images, a.device), {}
 
 
 def _files(a: Arguments) -> Files:

@@ -35,7 +35,7 @@ class Arguments:
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """show every row with its status and an estimate of the hours left"""
     evaluate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """measure released weights again (of all rows with a result, if none is named) and train nothing"""
+    """measure released weights again (all that are there, if no row is named) and train nothing"""
     minutes: float | None = None
     """run rows in order (all, if none is named) and stop after so many minutes, with the state saved"""
     epochs: int | None = None
@@ -48,6 +48,8 @@ def main(argv: list[str]) -> None:
     """List or run."""
     arguments = parse_arguments(Arguments, argv, __doc__)
     experiments, places = read_experiments(), Places()
+    if arguments.list and (arguments.names or arguments.evaluate or arguments.minutes or arguments.epochs):
+        raise UserError("--list shows every row and runs nothing: give it alone")
     if arguments.list:
         print(as_text(status_table(experiments, places)))
         return
@@ -73,7 +75,7 @@ def _evaluate(arguments: Arguments, experiments: Experiments, places: Places) ->
         raise UserError("--evaluate trains nothing: leave --minutes and --epochs out")
     keep_freed_memory()
     rows = experiments.select(arguments.names)
-    for row in rows if arguments.names else [row for row in rows if is_done(row, places)]:
+    for row in rows if arguments.names else [r for r in rows if is_done(r, places) and places.weights(r).exists()]:
         print(f"== {row.name}", flush=True)
         remeasure(row, places, arguments.device)
 

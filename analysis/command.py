@@ -1,7 +1,7 @@
 """What all experiments share: their settings, from the command line or a notebook, and how they end."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -9,12 +9,12 @@ import tyro
 from torch import Tensor
 
 from analysis.formats import as_text
-from analysis.output import RESULTS, Result, write_result
+from analysis.output import RESULTS, Result, check_replaceable, write_result
 from analysis.subjects import Subject, load_subjects, load_test_images
 from cli import parse_arguments
 from errors import UserError
 from training.config import Backend, Dataset
-from training.device import keep_freed_memory
+from training.device import describe_backend, keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +76,22 @@ class Experiment:
 
 
 def experiment_main(kind: type[Experiment], description: str | None) -> Callable[[list[str]], None]:
-    """The `main` of an experiment's module, for `cli.run_program`: parse, measure, print, write."""
+    """The `main` of an experiment's module, for `cli.run_program`: parse, measure, print, write.
+
+    A result is replaced by one of models of the same names with the same settings, and by no other.
+    """
 
     def main(argv: list[str]) -> None:
         experiment = parse_arguments(kind, argv, description)
         keep_freed_memory()
         subjects = experiment.load_subjects()
-        result = experiment.measure(subjects)
+        name, n_images = experiment.file_name(subjects), {"n_images": experiment.n_images}
+        check_replaceable(experiment.out, name, subjects, experiment.settings(), experiment.n_images)
+        print(describe_backend(experiment.backend, subjects[0].device), flush=True)
+        measured = experiment.measure(subjects)
+        result = replace(measured, record=measured.record | n_images)
         print(as_text(result.table), result.record["protocol"], sep="\n\n")
-        for path in write_result(experiment.out, experiment.file_name(subjects), result):
+        for path in write_result(experiment.out, name, result):
             print(path)
 
     return main

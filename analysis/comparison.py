@@ -37,7 +37,7 @@ def _name(record: dict[str, Any]) -> str:
     if "images" in record:
         return Path(record["images"]).name
     config = record["config"] or {}
-    return f"{record['model']['model']} ({config.get('variant', 'unknown variant')}), {record['epochs']} epochs"
+    return f"{record['model']['model']} (variant {config.get('variant', 'unknown')}), {record['epochs']} epochs"
 
 
 def metric_lines(record: dict[str, Any]) -> list[str]:

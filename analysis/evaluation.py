@@ -8,16 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from analysis.generation import NO_FILES, Files, prepare_metrics, sample_images
-from analysis.subjects import dataset_of, part_of_test_split
+from analysis.subjects import dataset_of, name_of, part_of_test_split
 from data import load_split, to_unit_range
 from errors import UserError
 from metrics import eight_bit_loss, evaluate_reconstruction, mean_image_loss
 from models import load_model, read_metadata
-from models.checkpoint import MODEL_FILE
 from neurons import set_backend
 from provenance import provenance
 from training.device import resolve_backend, resolve_device
-from training.folder import CONFIG_FILE
 from training.log import interleave_rows, save_grid
 
 N_SHOWN = 32
@@ -60,11 +58,8 @@ class Evaluation:
 
 
 def output_folder(evaluated: Path) -> Path:
-    """Folder for pictures and numbers: the run folder, or one named after the file, of a run's own after the run."""
-    if evaluated.is_dir():
-        return evaluated
-    of_a_run = evaluated.name == MODEL_FILE and (evaluated.parent / CONFIG_FILE).is_file()
-    return Path("runs") / f"evaluation-{evaluated.resolve().parent.name if of_a_run else evaluated.stem}"
+    """Folder for pictures and numbers: the run folder, or one named after the file."""
+    return evaluated if evaluated.is_dir() else Path("runs") / f"evaluation-{name_of(evaluated)}"
 
 
 def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -48,8 +48,8 @@ class ExperimentTable:
 
     @property
     def headings(self) -> dict[str, str]:
-        """Of the columns."""
-        return {name: column.heading for name, column in self.columns.items()}
+        """Of the columns, and of the hardware."""
+        return {name: column.heading for name, column in self.columns.items()} | {"hardware": "measured on"}
 
 
 SHUFFLED, TRAINED = ("latent", "time-shuffled"), ("features", "trained encoder")

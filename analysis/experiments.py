@@ -3,6 +3,7 @@
 import csv
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,6 @@ from training.log import METRICS_FILE
 from training.state import STATE_FILE
 
 EXPERIMENTS_FILE = Path("experiments.toml")
-TRAINING_IMAGES = {"digits": 1_500, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "celeba": 162_770}
-
 
 RESULT_FIELDS = {"name", "config", "budget", "reconstruction_loss", "baselines", "training_seconds"}
 RESULT_FIELDS |= {"images_per_second", "commit", "versions", "hardware", "date"}
@@ -61,7 +60,7 @@ class Row:
     @property
     def n_images(self) -> int:
         """Training images per epoch."""
-        return self.overrides.get("train_images", TRAINING_IMAGES[self.dataset])
+        return self.overrides.get("train_images", DATASETS[self.dataset].n_train)
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,14 @@ class Places:
     runs: Path = Path("runs")
     results: Path = Path("results")
     pretrained: Path = Path("pretrained")
+
+    def result(self, row: Row) -> Path:
+        """The row's numbers."""
+        return self.results / f"{row.name}.json"
+
+    def weights(self, row: Row) -> Path:
+        """The row's released model."""
+        return self.pretrained / f"{row.name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ def read_result(row: Row, places: Places) -> dict[str, Any] | None:
     Raises:
         UserError: a damaged file.
     """
-    file = places.results / f"{row.name}.json"
+    file = places.result(row)
     if not file.exists():
         return None
     try:
@@ -156,15 +163,33 @@ def is_done(row: Row, places: Places) -> bool:
 
 def status_table(experiments: Experiments, places: Places) -> pd.DataFrame:
     """One line a row: epochs trained, status, hours left, what it feeds."""
-    return pd.DataFrame([_status_line(row, experiments, places) for row in experiments.rows])
+    results = {row.name: read_result(row, places) for row in experiments.rows}
+    speeds = {_network(row): r["images_per_second"] for row in experiments.rows if _is_measured(r := results[row.name])}
+    return pd.DataFrame([_status_line(row, results[row.name], speeds, experiments, places) for row in experiments.rows])
 
 
-def _status_line(row: Row, experiments: Experiments, places: Places) -> dict[str, Any]:
-    result = read_result(row, places)
+def _network(row: Row) -> tuple[str, int]:
+    """What decides how fast a row trains."""
+    return row.model, DATASETS[row.dataset].image_size
+
+
+def _is_measured(result: dict[str, Any] | None) -> bool:
+    return bool(result and result.get("images_per_second"))
+
+
+def _status_line(
+    row: Row,
+    result: dict[str, Any] | None,
+    speeds: Mapping[tuple[str, int], float],
+    experiments: Experiments,
+    places: Places,
+) -> dict[str, Any]:
     trained = _trained(row, places)
     epochs = max(len(trained), (result or {}).get("epochs") or 0)
-    speed = _images_per_second(row, trained, result, experiments)
-    left = max(row.epochs - epochs, 0) * row.n_images / speed / 3600
+    speed = _images_per_second(row, trained, result, speeds, experiments)
+    # A reduced run that does not grow into the full one, `Row.config`, leaves all of that to do.
+    kept = len(trained) if row.config().schedule_needs_epochs and epochs < row.epochs else epochs
+    left = max(row.epochs - kept, 0) * row.n_images / speed / 3600
     return {
         "name": row.name,
         "epochs": f"{epochs}/{row.epochs}",
@@ -200,11 +225,16 @@ def _trained(row: Row, places: Places) -> list[dict[str, str]]:
 
 
 def _images_per_second(
-    row: Row, trained: list[dict[str, str]], result: dict[str, Any] | None, experiments: Experiments
+    row: Row,
+    trained: list[dict[str, str]],
+    result: dict[str, Any] | None,
+    speeds: Mapping[tuple[str, int], float],
+    experiments: Experiments,
 ) -> float:
-    """Measured in this row's last epoch here, else when its result was made, else assumed."""
+    """Of this row's last epoch here, else of its result, else of one of the same network, else assumed."""
     if trained:
         return float(trained[-1]["images_per_second"])
-    if result and result.get("images_per_second"):
+    if _is_measured(result):
         return result["images_per_second"]
-    return experiments.assumed_images_per_second[str(DATASETS[row.dataset].image_size)]
+    assumed = experiments.assumed_images_per_second[str(DATASETS[row.dataset].image_size)]
+    return speeds.get(_network(row), assumed)

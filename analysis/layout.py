@@ -17,7 +17,7 @@ def markdown_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> str:
 
     Args:
         table: as `analysis.lines.frame` makes it.
-        headings: of its columns of numbers.
+        headings: of its columns of numbers, and of `hardware`.
     """
     parts = []
     for dataset, lines in table.groupby("dataset", sort=False):
@@ -47,7 +47,7 @@ def latex_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFra
 def _cells(lines: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
     """All cells as text, without the columns of numbers that are empty."""
     cells = pd.DataFrame([_row(line, headings) for line in lines.to_dict("records")])
-    return cells.drop(columns=[heading for heading in headings.values() if (cells[heading] == NOTHING).all()])
+    return cells.drop(columns=[heading for heading in cells.columns if (cells[heading] == NOTHING).all()])
 
 
 def _row(line: dict[str, Any], headings: Mapping[str, str]) -> dict[str, str]:
@@ -58,8 +58,8 @@ def _row(line: dict[str, Any], headings: Mapping[str, str]) -> dict[str, str]:
         "recipe": f"{line['protocol']}; {line['recipe']}" if line["origin"] == "newer" else line["recipe"],
         "epochs": _epochs(line) if ours else "",
         "seeds": _seeds(line) if ours else "",
-        **{heading: _number(line, column) for column, heading in headings.items()},
-        "hardware": line["hardware"] if line["status"] == "done" else "",
+        **{heading: _number(line, column) for column, heading in headings.items() if column != "hardware"},
+        headings["hardware"]: line["hardware"] if line["status"] == "done" else "",
     }
 
 

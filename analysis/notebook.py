@@ -12,10 +12,10 @@ from analysis.command import Experiment
 from analysis.comparison import comparison, metric_lines
 from analysis.drawing import rendered
 from analysis.evaluation import Evaluation, evaluate
-from analysis.experiments import TRAINING_IMAGES
 from analysis.output import RESULTS, read_experiment, stored_pictures
 from analysis.release import RELEASE_METRICS
 from analysis.subjects import Subject
+from data import DATASETS
 from errors import UserError
 from models import read_metadata
 
@@ -23,13 +23,16 @@ PRETRAINED = Path("pretrained")
 
 
 def best_checkpoints(dataset: str, *kinds: str, folder: Path = PRETRAINED) -> list[Path]:
-    """Of each kind of model the file that was trained on most images of the data set; says which kinds have none."""
+    """Of each kind of model the file that was trained on most images of the data set; says which kinds have none.
+
+    One of variant `code` is taken only where there is no other.
+    """
     runs = {path: read_metadata(path)["run"] for path in sorted(folder.glob("*.safetensors"))}
     found = []
     for kind in kinds:
         fitting = {p: r for p, r in runs.items() if _trained(r) == (dataset, kind)}
         if fitting:
-            found.append(max(fitting, key=lambda path: _n_seen(runs[path])))
+            found.append(max(fitting, key=lambda path: _preference(runs[path])))
         else:
             print(f"{folder} has no {kind} trained on {dataset}")
     return found
@@ -40,9 +43,11 @@ def _trained(run: dict) -> tuple[str | None, str | None]:
     return config.get("dataset"), config.get("model")
 
 
-def _n_seen(run: dict) -> int:
+def _preference(run: dict) -> tuple[bool, int]:
+    """Whether it is the paper's variant, then the number of images that it was shown."""
     config = run["config"]
-    return run["epochs"] * (config.get("train_images") or TRAINING_IMAGES[config["dataset"]])
+    n_images = config.get("train_images") or DATASETS[config["dataset"]].n_train
+    return config.get("variant") != "code", run["epochs"] * n_images
 
 
 def show(experiment: Experiment, rerun: bool) -> None:

@@ -84,6 +84,33 @@ def read_experiment(folder: Path, name: str) -> tuple[dict[str, Any], pd.DataFra
         raise UserError(f"{json_file} or {csv_file} is damaged ({error}); make them again") from error
 
 
+def check_replaceable(
+    folder: Path, name: str, subjects: Iterable[Subject], settings: Mapping[str, Any], n_images: int | None
+) -> None:
+    """Nothing, where a result of that name may be written.
+
+    Args:
+        folder, name: as for `write_result`.
+        subjects, settings: of the measurement to come.
+        n_images: of its test images; None for all, which may replace fewer.
+
+    Raises:
+        UserError: there is one of other models, settings or images, which must not be lost.
+    """
+    try:
+        old, _ = read_experiment(folder, name)
+    except UserError:  # none, or one that says nothing
+        return
+    differs = [key for key, value in json.loads(json.dumps(settings)).items() if old["settings"].get(key) != value]
+    if sorted(s["name"] for s in old["subjects"]) != sorted(s.name for s in subjects):
+        differs.insert(0, "models")
+    if n_images is not None and old.get("n_images", "not known") != n_images:
+        differs.append("number of images")
+    if differs:
+        file = folder / f"{name}.json"
+        raise UserError(f"{file} is a result with other {', '.join(differs)}: give --out FOLDER, or remove it")
+
+
 def write_result(folder: Path, name: str, result: Result) -> list[Path]:
     """Write record, table and every figure: <name>.json, .csv, .png, .pdf, and <name>-<figure>.png, .pdf."""
     paths = write_experiment(folder, name, result.record, result.table)

@@ -13,6 +13,7 @@ from analysis.drawing import new_figure, styled
 from analysis.rate_histograms import Histogram, as_shares
 from analysis.subjects import Subject
 from errors import UserError
+from models.checkpoint import MODEL_FILE
 from training.log import RATES_FILE
 
 RESULTS = Path("results")
@@ -25,7 +26,7 @@ def find_rate_log(subject: Subject, results: Path = RESULTS) -> Path | None:
     """Where a model's rates over epochs are: in its run folder, or for a released model in results/."""
     folder = subject.path if subject.path.is_dir() else subject.path.parent
     places = (folder / RATES_FILE, results / f"{subject.name}-{RATES_FILE}")
-    candidates = places if subject.path.is_dir() or subject.path.name == "model.safetensors" else places[1:]
+    candidates = places if subject.path.is_dir() or subject.path.name == MODEL_FILE else places[1:]
     return next((path for path in candidates if path.is_file()), None)
 
 

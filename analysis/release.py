@@ -15,6 +15,7 @@ from analysis.generation import FAD_PROTOCOLS
 from errors import UserError
 from files import write_atomically, write_json
 from models import load_model, read_metadata, save_model
+from training.config import Config
 from training.folder import read_record
 from training.log import METRICS_FILE, RATES_FILE, save_grid
 
@@ -31,7 +32,7 @@ def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dic
     """
     training = training_figures(folder)
     model, run = load_model(folder), read_metadata(folder)["run"]
-    weights = _weights(row, places)
+    weights = places.weights(row)
     with TemporaryDirectory() as scratch:  # released weights stay as they are until those of this run are measured
         file = Path(scratch) / weights.name
         save_model(model, file, run, torch.float16)
@@ -75,11 +76,16 @@ def remeasure(row: Row, places: Places, device: str = "auto") -> dict[str, Any]:
     """
     if not is_done(row, places):
         raise UserError(f"{row.name} has no result to measure again: `python reproduce.py {row.name}` makes one")
+    if not places.weights(row).exists():
+        raise UserError(
+            f"{places.weights(row)} is not there, and some weights do not come with the repository: remove "
+            f"{places.result(row)}, then `python reproduce.py {row.name}` makes both again"
+        )
     before = read_result(row, places)
-    record, pictures = _measure(_weights(row, places), device)
+    record, pictures = _measure(places.weights(row), device)
     if record["epochs"] != before["epochs"]:
         raise UserError(
-            f"{_weights(row, places)} was trained {record['epochs']} epochs, but the result of {row.name} says "
+            f"{places.weights(row)} was trained {record['epochs']} epochs, but the result of {row.name} says "
             f"{before['epochs']}: `python reproduce.py {row.name}` makes both anew"
         )
     record |= {"trained": trained(before)} | {key: before[key] for key in ("training_seconds", "images_per_second")}
@@ -94,7 +100,7 @@ def _measure(weights: Path, device: str) -> tuple[dict[str, Any], dict[str, Tens
 
 
 def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places: Places) -> dict[str, Any]:
-    weights = _weights(row, places)
+    weights = places.weights(row)
     record |= {
         "name": row.name,
         "status": "done",
@@ -103,16 +109,12 @@ def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places
         "command": f"python reproduce.py {row.name}",
         "fingerprint": fingerprint(weights),
     }
-    write_json(places.results / f"{row.name}.json", record)
+    write_json(places.result(row), record)
     write_atomically(weights.with_suffix(".md"), card(record).encode())
     if row.dataset not in PRIVATE_IMAGES:
         for name, grid in pictures.items():
             save_grid(grid, places.results / f"{row.name}-{name}.png")
     return record
-
-
-def _weights(row: Row, places: Places) -> Path:
-    return places.pretrained / f"{row.name}.safetensors"
 
 
 def trained(record: dict[str, Any]) -> dict[str, Any]:
@@ -128,13 +130,14 @@ def budget(row: Row, epochs: int) -> str:
 
 def card(record: dict[str, Any]) -> str:
     """What a user of the weights must know, as Markdown."""
-    loss, config, mark = record["reconstruction_loss"], record["config"], record.get("fingerprint")
+    loss, mark = record["reconstruction_loss"], record.get("fingerprint")
+    config = Config().to_dict() | record["config"]  # a field that an older version had not stood for its default
     lines = {
         "model": f"{config['model']}, variant `{config['variant']}`, T = {config['n_steps']}, "
         f"D = {config['latent_dim']}",
         "data": f"{record['dataset']}, {loss['split']} split for the numbers",
         "budget": record["budget"],
-        "recipe": f"batch {config['batch_size']}, lr {config['lr']:g}, seed {config['seed']}, "
+        "recipe": f"batch {config['batch_size']}, lr {config['lr']:g}, {_rates(config)}, seed {config['seed']}, "
         f"{record['epoch_rule']} ({record['epochs']})",
         "reconstruction loss": f"{loss['value']:.5f} ({loss['protocol']}; n = {loss['n_images']})",
         "mean training image": f"{record['baselines']['mean training image']:.5f}",
@@ -147,6 +150,15 @@ def card(record: dict[str, Any]) -> str:
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {record['name']}\n\n| | |\n|---|---|\n{rows}\n"
+
+
+def _rates(config: dict[str, Any]) -> str:
+    """What a run does with its learning rate."""
+    bottleneck = (
+        f"the bottleneck's {config['bottleneck_lr_factor']:g} times that, " if config["model"] == "esvae" else ""
+    )
+    warmup = f" after a warm-up over {config['warmup']:g} of the run" if config["warmup"] else ""
+    return f"{bottleneck}{config['schedule']}{warmup}"
 
 
 def _origin(record: dict[str, Any] | None) -> dict[str, str]:

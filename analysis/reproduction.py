@@ -35,7 +35,8 @@ def reproduce(
     deadline = time.monotonic() + 60 * minutes
     failed = []
     for row in rows:
-        if _epochs_done(row, places) >= (epochs or row.epochs):
+        if (done := _epochs_done(row, places)) >= (epochs or row.epochs):
+            print(f"== {row.name}: done, {done} epochs; remove {places.result(row)} to train it again", flush=True)
             continue
         if time.monotonic() > deadline:
             break
@@ -85,4 +86,4 @@ def _write_failure(row: Row, places: Places, error: UserError) -> None:
     """A failure is a result too, unless there is a better one."""
     if _epochs_done(row, places) == 0:
         record = {"name": row.name, "status": "failed", "epochs": 0, "error": str(error)}
-        write_json(places.results / f"{row.name}.json", record)
+        write_json(places.result(row), record)

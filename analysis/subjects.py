@@ -13,11 +13,11 @@ from torch import Generator, Tensor, nn
 from data import DATASETS, load_split
 from errors import UserError
 from models import ModelConfig, load_model, read_metadata
-from models.checkpoint import find_model_file
-from neurons import set_backend
+from models.checkpoint import MODEL_FILE, find_model_file
+from neurons import LIF, set_backend
 from training.device import resolve_backend, resolve_device
+from training.folder import CONFIG_FILE
 
-TEST_IMAGES = {"digits": 297, "mnist": 10_000, "fashion_mnist": 10_000, "cifar10": 10_000, "celeba": 19_962}
 MODEL_NAMES = {"esvae": "ESVAE", "fsvae": "FSVAE", "taid": "TAID", "ann_vae": "ANN VAE", "autoencoder": "Autoencoder"}
 
 
@@ -26,7 +26,7 @@ class Subject:
     """A trained model under study.
 
     Attributes:
-        name: of the run folder, or of the file without its suffix.
+        name: as `name_of` says.
         path: run folder or model file.
         model: in evaluation mode, on its device.
         dataset: whose images it is shown.
@@ -52,6 +52,11 @@ class Subject:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    @property
+    def lif_backend(self) -> str | None:
+        """What runs its neurons; None of a model that does not spike."""
+        return next((module.backend for module in self.model.modules() if isinstance(module, LIF)), None)
+
     def generator(self, seed: int) -> Generator:
         """A source of noise on the model's device."""
         return Generator(self.device).manual_seed(seed)
@@ -68,7 +73,16 @@ class Subject:
             "epochs": self.run.get("epochs"),
             "config": self.run.get("config"),
             "model": self.model.config.to_dict(),
+            "lif_backend": self.lif_backend,
         }
+
+
+def name_of(path: Path) -> str:
+    """Of the run folder, also for the model file in it, else of the file without its suffix."""
+    if path.is_dir():
+        return path.resolve().name
+    is_in_run = path.name == MODEL_FILE and (path.parent / CONFIG_FILE).is_file()
+    return path.resolve().parent.name if is_in_run else path.stem
 
 
 def load_subjects(
@@ -107,8 +121,7 @@ def _load(path: Path, dataset: str | None, device: torch.device, backend: str) -
     model, run = load_model(path, str(device)), read_metadata(path)["run"]
     dataset = dataset_of(path, run, model.config, dataset)
     set_backend(model, backend)
-    name = path.name if path.is_dir() else path.stem
-    return Subject(name, path, model, dataset, _label(model.config.model, run), run)
+    return Subject(name_of(path), path, model, dataset, _label(model.config.model, run), run)
 
 
 def dataset_of(checkpoint: Path, run: dict[str, Any], config: ModelConfig, asked: str | None = None) -> str:
@@ -129,7 +142,9 @@ def dataset_of(checkpoint: Path, run: dict[str, Any], config: ModelConfig, asked
 def _label(model: str, run: dict[str, Any]) -> str:
     """What is compared and how far it was trained, so that no figure hides it."""
     config, epochs = run.get("config") or {}, run.get("epochs")
-    name = MODEL_NAMES[model] + (" (variant code)" if config.get("variant") == "code" and model != "ann_vae" else "")
+    name = MODEL_NAMES.get(model, model) + (
+        " (variant code)" if config.get("variant") == "code" and model != "ann_vae" else ""
+    )
     if epochs is None:
         return f"{name}, training unknown"
     images = f" of {config['train_images']:,} images" if config.get("train_images") else ""
@@ -157,5 +172,5 @@ def load_test_images(subjects: Iterable[Subject], data_dir: Path | None = None, 
 
 def part_of_test_split(dataset: str, n_images: int) -> str:
     """How much of a data set's test split `n_images` are, in words."""
-    total = TEST_IMAGES[dataset]
+    total = DATASETS[dataset].n_test
     return "whole test split" if n_images == total else f"{n_images} of {total} images"

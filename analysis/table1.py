@@ -22,6 +22,7 @@ HEADINGS = {
     "fid": "FID",
     "fad": "FAD",
     OWN_FAD: "FAD, own autoencoder",
+    "hardware": "trained on",
 }
 
 

@@ -34,16 +34,9 @@ def switch_table(file: Path) -> str:
     rows = []
     for dataset in trials["dataset"].unique():
         for line in variant_switches.effects(trials, variant_switches.Arguments(dataset)).to_dict("records"):
-            loss = f"{line['mean']:.4f} ± {line['deviation']:.4f}"
-            rows.append(
-                [
-                    DATASET_NAMES.get(dataset, dataset),
-                    f"`{line['switch']}`",
-                    loss,
-                    f"{line['difference']:+.4f}",
-                    line["n"],
-                ]
-            )
+            loss, difference = f"{line['mean']:.4f} ± {line['deviation']:.4f}", f"{line['difference']:+.4f}"
+            numbers = [loss, difference] if line["n"] else ["not run", "-"]
+            rows.append([DATASET_NAMES.get(dataset, dataset), f"`{line['switch']}`", *numbers, line["n"]])
     heads = ["data set", "switch to the code's", "reconstruction loss", "difference to `paper`", "seeds"]
     return markdown_table(heads, rows, left=2) + "\n"
 

@@ -1,7 +1,7 @@
 """Train for minutes at fixed size and watch what the process holds: resident memory and open files must not grow.
 
     OMP_NUM_THREADS=1 python -m benchmarks.soak           # ten minutes on digits
-    python -m benchmarks.soak --config.n-steps 4          # on a machine that is busy with other things
+    python -m benchmarks.soak -- --n-steps 4              # flags of train.py, on a machine that is busy with others
 
 The whole of training takes part: steps, tests, pictures, logs, checkpoints every second. Compares the last half minute
 with the half minute after two minutes, by which everything has been allocated; fails where memory has grown by more
@@ -14,14 +14,15 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import train
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json
 from provenance import provenance
-from training.config import Config, preset
+from training.config import Config
 from training.device import keep_freed_memory, resolve_device
 from training.loop import fit
 from training.stop import Stopped
@@ -29,18 +30,17 @@ from training.stop import Stopped
 ALLOWED_GROWTH = 0.02
 SETTLED, WINDOW = 120.0, 30.0  # seconds until everything is allocated; over which samples are taken together
 FOREVER = 10**6  # epochs
+DIGITS = ("--dataset", "digits", "--train-images", "200")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train for minutes and watch memory and open files."""
+    """Train for minutes and watch memory and open files. Flags of train.py after `--`."""
 
     minutes: float = 10.0
     """how long"""
     json: Path | None = None
     """file for all samples"""
-    config: Config = field(default_factory=lambda: replace(preset("digits"), train_images=200))
-    """what to train"""
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,19 @@ def soak(config: Config, minutes: float, every: float = 1.0) -> list[Sample]:
 
 def main(argv: list[str]) -> None:
     """Parse, train, compare and print."""
-    a = parse_arguments(Arguments, argv, __doc__)
+    split = argv.index("--") if "--" in argv else len(argv)
+    a = parse_arguments(Arguments, argv[:split], __doc__)
+    what = train.parse([*DIGITS, *argv[split + 1 :]]).config
     if not a.minutes * 60 >= SETTLED + 2 * WINDOW:
         raise UserError(f"--minutes must be at least {(SETTLED + 2 * WINDOW) / 60:g}, got {a.minutes}")
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(a.config, runs_dir=Path(folder), epochs=FOREVER, checkpoint_every=1 / 60)
+        config = replace(what, runs_dir=Path(folder), epochs=FOREVER, checkpoint_every=1 / 60)
         samples = soak(config, a.minutes)
     found = growth(samples)
     if a.json:
         rows = [(round(s.seconds, 1), s.memory, s.files) for s in samples]
-        write_json(a.json, {"samples": rows} | provenance(resolve_device(a.config.device)))
+        write_json(a.json, {"samples": rows} | provenance(resolve_device(what.device)))
     print(f"resident memory: {_megabytes(found.memory[0])} after {SETTLED / 60:g} minutes, ", end="")
     print(f"{_megabytes(found.memory[1])} after {samples[-1].seconds / 60:.1f} ({found.of_memory:+.2%})")
     print(f"open files: {found.files[0]:g}, then {found.files[1]:g}")

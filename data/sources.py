@@ -18,14 +18,8 @@ from data.pixels import resized
 from data.specs import DATASETS, DatasetSpec, Split
 from errors import UserError
 
-DIGITS_TRAIN = 1500  # of 1,797; the other 297 are the test split
-
 EXPECTED_IMAGES: Mapping[str, Mapping[str, int]] = MappingProxyType(
-    {
-        "mnist": {"train": 60_000, "test": 10_000},
-        "fashion_mnist": {"train": 60_000, "test": 10_000},
-        "cifar10": {"train": 50_000, "test": 10_000},
-    }
+    {name: {"train": spec.n_train, "test": spec.n_test} for name, spec in DATASETS.items()}
 )
 
 # What torchvision lets through without a network, or where a file is unreadable, cut short or another thing.
@@ -51,7 +45,8 @@ def digits(split: str) -> Split:
 
     bunch = load_digits()
     order = np.random.RandomState(0).permutation(len(bunch.images))
-    chosen = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
+    n_train = DATASETS["digits"].n_train
+    chosen = order[:n_train] if split == "train" else order[n_train:]
     pixels = np.round(bunch.images[chosen] * (255 / 16)).astype(np.uint8)
     images = resized(pixels, DATASETS["digits"].image_size)
     return Split(images, torch.from_numpy(bunch.target[chosen].astype(np.int64)))

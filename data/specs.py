@@ -12,12 +12,17 @@ from errors import UserError
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set as the models see it: square images of `channels` x `image_size` x `image_size`."""
+    """A data set as the models see it: square images of `channels` x `image_size` x `image_size`.
+
+    `n_train` and `n_test` count the images of the whole splits.
+    """
 
     name: str
     channels: int
     image_size: int
-    splits: tuple[str, ...]
+    n_train: int
+    n_test: int
+    splits: tuple[str, ...] = ("train", "test")
 
     def check_images_of(self, file: Path, channels: int, size: int) -> None:
         """UserError where the model in `file` is for images of another shape than this data set's."""
@@ -40,11 +45,11 @@ class Split:
 
 
 _SPECS = (
-    DatasetSpec("digits", 1, 32, ("train", "test")),
-    DatasetSpec("mnist", 1, 32, ("train", "test")),
-    DatasetSpec("fashion_mnist", 1, 32, ("train", "test")),
-    DatasetSpec("cifar10", 3, 32, ("train", "test")),
-    DatasetSpec("celeba", 3, 64, ("train", "validation", "test")),
+    DatasetSpec("digits", 1, 32, 1_500, 297),
+    DatasetSpec("mnist", 1, 32, 60_000, 10_000),
+    DatasetSpec("fashion_mnist", 1, 32, 60_000, 10_000),
+    DatasetSpec("cifar10", 3, 32, 50_000, 10_000),
+    DatasetSpec("celeba", 3, 64, 162_770, 19_962, ("train", "validation", "test")),
 )
 
 DATASETS: Mapping[str, DatasetSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})

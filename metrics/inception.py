@@ -32,7 +32,6 @@ from metrics.frechet import frechet_distance, statistics
 
 SIZE = 299
 BATCH = 32
-N_FEATURES = 2048
 # The layers from image to pooled features, which torch-fidelity's network runs one after the other.
 TRUNK = (
     *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2"),

@@ -47,7 +47,7 @@ class ANNVAE(Autoencoder):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images [N, C, H, W] in [-1, 1] -> mean and log-variance of the posterior, [N, D] each."""
-        features = self.encoder(x).flatten(1).to(x)
+        features = self.features(x).to(x)
         with full_precision(x):
             return self.to_mean(features), self.to_log_variance(features)
 

@@ -53,7 +53,12 @@ class Autoencoder(Model):
 
     def encode(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] in [-1, 1] -> features [N, D]."""
-        return self.to_latent(self.encoder(x).flatten(1))
+        return self.to_latent(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1] -> what the linear layers see, [N, 4 * widths[-1]]."""
+        self.config.check_images(x)
+        return self.encoder(x).flatten(1)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent [N, D] -> images [N, C, H, W] in [-1, 1]."""

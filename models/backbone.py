@@ -88,7 +88,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.n_steps = config.n_steps
+        self.config = config
         channels = (config.image_channels, *config.widths)
         pairs = pairwise(channels)
         self.blocks = nn.ModuleList(SpikingBlock(conv_down(i, o), o, config) for i, o in pairs)
@@ -96,9 +96,10 @@ class Encoder(nn.Module):
         self.to_latent = SpikingBlock(nn.Linear(n_bottom, config.latent_dim), config.latent_dim, config)
 
     def forward(self, images: Tensor) -> Tensor:
+        self.config.check_images(images)
         reset_state(self)
         first, *rest = self.blocks
-        spikes = first.forward_constant(images.contiguous(memory_format=torch.channels_last), self.n_steps)
+        spikes = first.forward_constant(images.contiguous(memory_format=torch.channels_last), self.config.n_steps)
         for block in rest:
             spikes = block(spikes)
         spikes = self.to_latent(spikes.flatten(2))

@@ -11,6 +11,12 @@ from models.config import ModelConfig
 class Model(nn.Module):
     """A model built from a configuration, kept as `config`.
 
+    Training calls `forward(x, generator=...)`, whose result has a `reconstruction`, then `loss(output, x)`, a
+    dictionary of `loss` and its terms; before an epoch `start_epoch(epoch, n_epochs, n_batches)`, where there is one.
+    A module called `bottleneck` learns at a rate of its own. Pictures and metrics of samples call
+    `sample(n, generator)`. What the experiments on spikes need is a latent [T, N, D] of zeros and ones: `encode`,
+    `firing_rate`, `sample_posterior`, `sample_latent`, `decode` and the output's `z`, as ESVAE has them.
+
     Attributes:
         absent: methods of other models that this one has not got -> why, and what to use instead.
         step_synchronises: whether a forward pass in training waits for numbers from the device to decide how to go on.

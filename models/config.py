@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from torch import Tensor
+
 from errors import UserError
 
 SurrogateKind = Literal["paper", "code"]
@@ -65,6 +67,14 @@ class ModelConfig:
     def image_size(self) -> int:
         """Height and width of the images."""
         return 2 ** (len(self.widths) + 1)
+
+    def check_images(self, images: Tensor) -> None:
+        """UserError where images are not [N, C, H, W] of the model's size: convolutions would take any."""
+        expected = (self.image_channels, self.image_size, self.image_size)
+        if images.shape[1:] != expected:
+            channels, size, _ = expected
+            found = list(images.shape)
+            raise UserError(f"the model takes images [N, {channels}, {size}, {size}], got {found}: resize them first")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

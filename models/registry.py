@@ -1,4 +1,4 @@
-"""Names of the models. A new model is one file and one line here."""
+"""Names of the models; docs/extending.md says what a new one needs."""
 
 from errors import UserError
 from models.ann_vae import ANNVAE

@@ -45,7 +45,7 @@ class LIF(neuron.LIFNode):
         surrogate: step and its surrogate derivative; its `strict` says whether a membrane equal to the
             threshold stays silent.
         v_threshold: firing threshold.
-        decay: factor that the membrane keeps from one step to the next, 0 <= decay < 1.
+        decay: factor that the membrane keeps from one step to the next, 0 < decay < 1.
         backend: one of BACKENDS.
 
     Raises:

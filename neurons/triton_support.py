@@ -1,4 +1,4 @@
-"""Whether Triton can run here; does not need Triton to be imported."""
+"""Whether Triton can run here; can be asked where it is not installed."""
 
 import os
 

@@ -135,7 +135,7 @@ def test_what_is_printed(trained: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert run(trained / "model.safetensors", "--n-images", "5") == 0
     out = capsys.readouterr().out
     record = json.loads(Path("runs/evaluation-run/evaluation.json").read_text())
-    for part in ("this run", "mean training image", "8-bit copy", "esvae (paper), 1 epochs", "last epoch"):
+    for part in ("this run", "mean training image", "8-bit copy", "esvae (variant paper), 1 epochs", "last epoch"):
         assert part in out
     loss = record["reconstruction_loss"]
     assert f"reconstruction_loss {loss['value']:.6f}: {loss['protocol']}" in out
@@ -287,7 +287,7 @@ def test_the_table_has_the_papers_rows(dataset: str) -> None:
     with (PAPER / "table1.csv").open(newline="") as file:
         paper = [row for row in csv.DictReader(file) if row["dataset"] == dataset]
     table = comparison(record_of(dataset))
-    assert table["model"].tolist()[:2] == ["esvae (code), 7 epochs", "mean training image"]
+    assert table["model"].tolist()[:2] == ["esvae (variant code), 7 epochs", "mean training image"]
     assert len(paper) >= 5 and table["model"].tolist()[2:] == [row["model"] for row in paper]
     for metric in ("reconstruction_loss", "inception_score", "fid", "fad"):
         wanted = [float(row[metric] or "nan") for row in paper]
@@ -305,7 +305,7 @@ def test_the_papers_esvae_on_mnist() -> None:
 
 def test_the_table_measures_only_what_the_record_has() -> None:
     table = comparison(record_of("digits", fid={"value": 12.5}, config=None))
-    assert table.loc[0, "model"] == "esvae (unknown variant), 7 epochs"
+    assert table.loc[0, "model"] == "esvae (variant unknown), 7 epochs"
     assert (table.loc[0, "reconstruction_loss"], table.loc[0, "fid"]) == (0.02, 12.5)
     assert pd.isna(table.loc[0, "fad"]) and len(table) == 2
 
@@ -436,6 +436,8 @@ def test_an_autoencoder_of_the_users_own_is_taken(score: Callable, tmp_path: Pat
         ("--metrics fad --dataset mnist --n-samples 64", "64 images are too few for the covariance of 64 features"),
         ("--metrics fad --dataset mnist --n-samples 1", "--n-samples must be at least 2, got 1"),
         ("--metrics fad --dataset mnist --fad-weights absent.pth", "no checkpoint at absent.pth"),
+        ("--n-samples 64", "--n-samples is for metrics that look at samples"),
+        ("--metrics=", "unknown metric ''"),
         ("--images set.npz", "give one of --checkpoint (a model) and --images (a file of images)"),
     ],
 )
@@ -451,6 +453,8 @@ def test_metrics_that_cannot_be_measured(refused: Callable, trained: Path, flags
         ("--dataset cifar10", "images of cifar10 are [N, 32, 32, 3]"),
         ("--dataset digits", "no autoencoder for digits comes with the project"),
         ("--dataset mnist --n-images 64", "64 images are too few"),
+        ("--dataset mnist --seed 5", "--n-samples, --seed and --backend are of a model"),
+        ("--dataset mnist --backend scan", "--n-samples, --seed and --backend are of a model"),
         ("--dataset mnist --n-images 301", "at most 300, the images in"),
         ("--dataset mnist --n-images 0", "--n-images 0: must be at least 1"),
     ],

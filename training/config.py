@@ -60,6 +60,10 @@ class Config:
     """latent units D"""
     n_steps: int = 16
     """time steps T"""
+    v_threshold: float = 0.2
+    """membrane at which a LIF fires"""
+    decay: float = 0.25
+    """factor that a LIF's membrane keeps from one step to the next, the paper's tau"""
     lif_surrogate: Literal["paper", "code"] = "paper"
     """box of the LIF: `paper` width 0.5 on the threshold, `code` width 1 on a membrane of 0"""
     strict_threshold: bool = False
@@ -102,7 +106,9 @@ class Config:
             raise UserError("--batch-size must be at least 2: batch statistics and the MMD need a batch")
         if self.train_images is not None and self.train_images < self.batch_size:
             raise UserError(f"--train-images {self.train_images} is less than one batch of {self.batch_size}")
-        for name in ("lr", "bottleneck_lr_factor"):
+        if not 0 < self.decay < 1:
+            raise UserError(f"--decay must be above 0 and below 1, got {self.decay}")
+        for name in ("lr", "bottleneck_lr_factor", "v_threshold"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "mmd_weight", "seed", "checkpoint_every"):
@@ -110,7 +116,7 @@ class Config:
                 raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"--warmup is a share of the run, at least 0 and below 1, got {self.warmup}")
-        for name in ("lr", "bottleneck_lr_factor", "weight_decay", "mmd_weight"):
+        for name in ("lr", "bottleneck_lr_factor", "weight_decay", "mmd_weight", "v_threshold"):
             if getattr(self, name) > LARGEST:
                 raise UserError(f"--{name.replace('_', '-')} must be at most {LARGEST:g}, got {getattr(self, name)}")
         if self.seed >= 2**32:  # the order of an epoch has a seed a million times larger, and torch a limit

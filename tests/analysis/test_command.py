@@ -18,6 +18,7 @@ from analysis.subjects import Subject, load_subjects, load_test_images, part_of_
 from cli import run_program
 from errors import UserError
 from models import ModelConfig, build_model, save_model
+from neurons import BACKENDS
 
 SMALL = {"image_channels": 1, "widths": (8, 8, 8, 8), "n_steps": 2, "latent_dim": 8}
 
@@ -114,6 +115,46 @@ def test_a_command_takes_many_checkpoints_and_writes_all_files(tmp_path: Path) -
     assert record["subjects"][0]["config"]["dataset"] == "digits"
     assert {"commit", "versions", "hardware", "date", "protocol", "dataset"} <= record.keys()
     assert str(tmp_path) not in json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "differs"),
+    [
+        ("b", ("--n-images", "3"), "models"),
+        ("a", ("--n-images", "3", "--factor", "2"), "factor"),
+        ("a", ("--n-images", "2"), "number of images"),
+    ],
+)
+def test_a_result_of_another_measurement_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture, model: str, flags: tuple[str, ...], differs: str
+) -> None:
+    out = tmp_path / "out"
+    assert run("--checkpoint", saved(tmp_path, "a"), "--n-images", "3", "--out", out) == 0
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    capsys.readouterr()
+    assert run("--checkpoint", saved(tmp_path, model), "--out", out, *flags) == 2
+    file = out / "count_spikes-digits.json"
+    expected = f"error: {file} is a result with other {differs}: give --out FOLDER, or remove it\n"
+    assert capsys.readouterr().err == expected
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_the_same_measurement_or_one_on_more_images_replaces_a_result(tmp_path: Path) -> None:
+    out, model = tmp_path / "out", saved(tmp_path, "a")
+    for flags, n_images in ((("--n-images", "3"), 3), (("--n-images", "3"), 3), ((), None), ((), None)):
+        assert run("--checkpoint", model, "--out", out, *flags) == 0
+        record, _ = read_experiment(out, "count_spikes-digits")
+        assert record["n_images"] == n_images
+    assert record["subjects"][0]["lif_backend"] in BACKENDS
+
+
+def test_a_runs_own_model_file_is_called_as_the_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        saved(tmp_path / name, "model")
+    subjects = load_subjects([tmp_path / name / "model.safetensors" for name in ("a", "b")], device="cpu")
+    assert [s.name for s in subjects] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,22 @@ def test_a_row_half_way_is_partial_and_estimated_at_its_own_speed(experiments, p
     assert found["hours left"] == round(3 * 1500 / 25 / 3600, 2)
 
 
+def test_hours_are_estimated_at_the_speed_of_another_row_of_the_network(tmp_path: Path, places) -> None:
+    (tmp_path / "e.toml").write_text(TOML + '[[run]]\nname = "b"\ndataset = "mnist"\nepochs = 2\nfeeds = ""\n')
+    write_result(places, images_per_second=200.0)
+    found = status_table(read_experiments(tmp_path / "e.toml"), places).set_index("name")["hours left"]
+    assert found["a"] == 0 and found["b"] == round(2 * 60_000 / 200 / 3600, 2)
+
+
+def test_a_reduced_run_that_does_not_grow_leaves_everything_to_do(tmp_path: Path, places) -> None:
+    write_result(places, epochs=1, images_per_second=50.0)
+    for model, left in (("esvae", 3), ("fsvae", 4)):  # FSVAE's schedule depends on the total
+        toml = TOML.replace("overrides = { lr = 0.01 }", f'model = "{model}"')
+        (tmp_path / "e.toml").write_text(toml)
+        found = line(read_experiments(tmp_path / "e.toml"), places)
+        assert (found["epochs"], found["hours left"]) == ("1/4", round(left * 1500 / 50 / 3600, 2))
+
+
 def test_a_row_somebody_trains_is_running(experiments, places) -> None:
     with run_lock(places.runs / "a"):
         assert line(experiments, places)["status"] == "running"

@@ -26,6 +26,18 @@ def test_of_each_kind_the_model_that_saw_most_images_is_taken(
     assert best_checkpoints("mnist", "esvae", folder=tmp_path) == []
 
 
+def test_the_released_codes_variant_stands_for_a_model_only_where_there_is_no_other(
+    small_models: dict[str, Path], tmp_path: Path
+) -> None:
+    model = load_model(small_models["esvae"])
+    for name, epochs, variant in (("code", 9, "code"), ("paper", 2, "paper")):
+        config = {"dataset": "digits", "model": "esvae", "variant": variant}
+        save_model(model, tmp_path / f"{name}.safetensors", {"epochs": epochs, "config": config})
+    assert best_checkpoints("digits", "esvae", folder=tmp_path) == [tmp_path / "paper.safetensors"]
+    (tmp_path / "paper.safetensors").unlink()
+    assert best_checkpoints("digits", "esvae", folder=tmp_path) == [tmp_path / "code.safetensors"]
+
+
 @pytest.fixture
 def stored(small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LatentRaster:
     """An experiment whose result, with a number that no measurement gives, is on file."""

@@ -95,9 +95,10 @@ def test_more_epochs_go_on_and_replace_the_result(places: Places) -> None:
     assert result(places)["budget"] == "tiny, 2 epochs"
 
 
-def test_a_finished_row_is_left_alone(places: Places) -> None:
+def test_a_finished_row_is_left_alone_with_a_word(places: Places, capsys: pytest.CaptureFixture) -> None:
     before = (places.results / "tiny.json").read_bytes()
     reproduce((ROW,), places, device="cpu")
+    assert capsys.readouterr().out.startswith(f"== tiny: done, 2 epochs; remove {places.results / 'tiny.json'} to")
     assert (places.results / "tiny.json").read_bytes() == before
 
 
@@ -206,12 +207,21 @@ def test_only_a_released_result_is_measured_again(elsewhere: Places) -> None:
     with pytest.raises(UserError, match=r"tiny\.safetensors was trained . epochs, but the result of tiny says 99"):
         remeasure(ROW, elsewhere, "cpu")
     assert result(elsewhere) == record
+    places_without = replace(elsewhere, pretrained=elsewhere.pretrained / "none")
+    with pytest.raises(UserError, match=r"tiny\.safetensors is not there, .*: remove .*tiny\.json, then"):
+        remeasure(ROW, places_without, "cpu")
 
 
 @pytest.mark.parametrize("flag", ["--minutes", "--epochs"])
 def test_measuring_again_takes_no_budget(flag: str, capsys: pytest.CaptureFixture) -> None:
     assert run_program(program.main, ["--evaluate", flag, "2"]) == 2
     assert capsys.readouterr().err == "error: --evaluate trains nothing: leave --minutes and --epochs out\n"
+
+
+@pytest.mark.parametrize("flags", [("esvae-mnist",), ("--minutes", "3"), ("--epochs", "1"), ("--evaluate",)])
+def test_the_list_is_asked_for_alone(flags: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    assert run_program(program.main, ["--list", *flags]) == 2
+    assert capsys.readouterr().err == "error: --list shows every row and runs nothing: give it alone\n"
 
 
 def test_a_budget_label_names_the_recipe() -> None:

@@ -34,7 +34,7 @@ def test_a_recipe_is_a_line_with_a_column_per_model_best_first(tmp_path: Path) -
 
 def test_a_switch_is_a_line_with_its_difference_to_the_paper(tmp_path: Path) -> None:
     a, rows = Arguments("digits"), []
-    for name, change in switches("digits").items():
+    for name, change in switches("digits", a.batch_size).items():
         config = replace(a.base(), **change)
         for seed in a.seeds:
             identity = {"dataset": "digits", "train_images": a.train_images, "seed": seed}
@@ -43,3 +43,6 @@ def test_a_switch_is_a_line_with_its_difference_to_the_paper(tmp_path: Path) -> 
     lines = switch_table(tmp_path / "trials.csv").splitlines()
     assert "| `paper` " in lines[2] and "1.0000 ± 0.0000" in lines[2] and "+0.0000" in lines[2]
     assert "| `all` " in lines[-1] and "2.0000 ± 0.0000" in lines[-1] and "+1.0000" in lines[-1]
+    pd.DataFrame(rows[: -len(a.seeds)]).to_csv(tmp_path / "trials.csv", index=False)
+    missing = [cell.strip() for cell in switch_table(tmp_path / "trials.csv").splitlines()[-1].strip("|").split("|")]
+    assert missing[1:] == ["`all`", "not run", "-", "0"]

@@ -9,7 +9,7 @@ from benchmarks import soak
 from benchmarks.soak import Sample, growth
 from cli import run_program
 from errors import UserError
-from training.config import Config
+from training.config import Config, preset
 
 
 def samples(memory: float, files: int = 20) -> list[Sample]:
@@ -35,6 +35,20 @@ def test_a_run_is_watched_and_goes_on_to_the_end_of_the_time(tmp_path: Path) -> 
     assert len(taken) > 5 and all(s.memory > 1e7 and s.files > 2 for s in taken)
     assert "soak" not in {thread.name for thread in threading.enumerate()}
     assert (tmp_path / "digits-esvae-paper-seed42/last.pt").exists()
+
+
+def test_flags_of_training_choose_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def watch(config: Config, minutes: float) -> list[Sample]:
+        asked.append((config, minutes))
+        return samples(1.0)
+
+    monkeypatch.setattr(soak, "soak", watch)
+    assert run_program(soak.main, ["--minutes", "4", "--", "--model", "fsvae", "--recipe", "fast"]) == 0
+    (config, minutes), preset_of_it = asked[0], preset("digits", "fsvae", recipe="fast")
+    assert minutes == 4 and (config.dataset, config.train_images) == ("digits", 200)
+    assert (config.batch_size, config.lr, config.mmd_weight) == (preset_of_it.batch_size, preset_of_it.lr, 1.0)
 
 
 @pytest.mark.parametrize("minutes", ["0.02", "nan"])

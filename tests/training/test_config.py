@@ -20,6 +20,8 @@ SAME_IN_EVERY_RUN = {
     "weight_decay": 0.001,
     "mmd_weight": 0.001,
     "n_steps": 16,
+    "v_threshold": 0.2,
+    "decay": 0.25,
     "train_images": None,
     "distance": "mmd",
     "n_candidates": 20,
