@@ -93,9 +93,9 @@ def image_panels(panels: Mapping[str, Mapping[str, Tensor]], columns: int | None
     return figure
 
 
-def image_rows(rows: Mapping[str, Tensor], columns: int | None = None, title: str = "") -> Figure:
+def image_rows(rows: Mapping[str, Tensor], columns: int | None = None) -> Figure:
     """One panel of `image_panels`."""
-    return image_panels({title: rows}, columns)
+    return image_panels({"": rows}, columns)
 
 
 def _grid(rows: Mapping[str, Tensor], columns: int) -> np.ndarray:

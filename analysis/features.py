@@ -86,7 +86,6 @@ class PixelPCA:
 
     Attributes:
         n_components: how many there are.
-        explained: share of the training images' variance that lies along them.
 
     One common scale keeps the components' proportions, and puts what SGD sees in the range that its step is made for.
 
@@ -105,7 +104,6 @@ class PixelPCA:
             covariance += centred.T @ centred
         variances, axes = torch.linalg.eigh(covariance / n)
         kept = variances[-self.n_components :].flip(0)
-        self.explained = (kept.sum() / variances.sum()).item()
         self.axes = (axes[:, -self.n_components :].flip(1) / kept.mean().sqrt()).float()
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -96,10 +96,13 @@ def _measured(experiment: Experiment, subjects: list[Subject]) -> tuple[dict, pd
 
 
 def show_evaluation(checkpoint: Path | str, rerun: bool, n_images: int | None = None) -> None:
-    """Display a model's numbers with their protocols: of results/, or measured if there are none or `rerun` says so."""
+    """Display a model's numbers with their protocols.
+
+    A released model's are read from results/; others, and all where `rerun` says so, are measured.
+    """
     checkpoint = Path(checkpoint)
     stored = Path("results") / f"{checkpoint.stem}.json"
-    if stored.is_file() and not rerun:
+    if checkpoint.parent == PRETRAINED and stored.is_file() and not rerun:
         record = json.loads(stored.read_text())
     else:
         record, _ = evaluate(Evaluation(checkpoint, n_images=n_images, metrics=RELEASE_METRICS))

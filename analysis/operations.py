@@ -51,11 +51,6 @@ class Operations:
         """Sum over layers."""
         return float(self.layers[column].sum())
 
-    @property
-    def microjoule(self) -> float:
-        """Energy estimate of the synapses."""
-        return energy(self.total("macs"), self.total("accumulates"))
-
 
 def energy(macs: float, accumulates: float) -> float:
     """Microjoule for so many multiply-accumulates and accumulates."""

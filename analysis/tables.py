@@ -26,27 +26,29 @@ from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_atomically
 
+RESULTS, PAGE = Path("results"), Path("docs/results.md")
+
 
 @dataclass(frozen=True)
 class Arguments:
     """Turn results into tables."""
 
-    results: Path = Path("results")
+    results: Path = RESULTS
     """folder of the results; tables go to its folder `tables`"""
-    document: Path = Path("docs/results.md")
-    """page whose marked sections are renewed"""
+    document: Path | None = None
+    """page whose marked sections are renewed; if None docs/results.md, and no page for --results of your own"""
 
 
 def main(argv: list[str]) -> None:
     """Read, write, and print what was written."""
     a = parse_arguments(Arguments, argv, __doc__)
-    files = make(a.results)
-    page = renewed(_read(a.document), sections(files), a.document)
-    for name, content in files.items():
-        write_atomically(a.results / "tables" / name, content.encode())
-        print(a.results / "tables" / name)
-    write_atomically(a.document, page.encode())
-    print(a.document)
+    files, document = make(a.results), a.document or (PAGE if a.results == RESULTS else None)
+    written = {a.results / "tables" / name: content for name, content in files.items()}
+    if document:
+        written[document] = renewed(_read(document), sections(files), document)
+    for path, content in written.items():
+        write_atomically(path, content.encode())
+        print(path)
 
 
 def make(results: Path) -> dict[str, str]:

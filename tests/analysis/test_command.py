@@ -188,7 +188,7 @@ def test_a_missing_or_damaged_result_is_told(tmp_path: Path) -> None:
 
 def test_a_figure_drawn_twice_is_the_same_file(tmp_path: Path) -> None:
     rows = {"ramp": torch.linspace(-1, 1, 2 * 32 * 32).view(2, 1, 32, 32)}
-    first, second = (save_figure(image_rows(rows, title="t"), tmp_path / name) for name in "ab")
+    first, second = (save_figure(image_rows(rows), tmp_path / name) for name in "ab")
     assert [p.suffix for p in first] == [".png", ".pdf"]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()

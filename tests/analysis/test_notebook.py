@@ -1,5 +1,6 @@
 """What a notebook shows: the longest trained checkpoints, and results on file where they are of these weights."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from analysis import notebook
 from analysis.latent_raster import LatentRaster
-from analysis.notebook import best_checkpoints, show
+from analysis.notebook import best_checkpoints, show, show_evaluation
 from analysis.output import write_result
 from analysis.time_shuffle import TimeShuffle
 from models import load_model, save_model
@@ -87,3 +88,23 @@ def test_a_smaller_budget_on_file_is_shown_where_none_is_asked_for(
     assert "2 shuffles" in capsys.readouterr().out
     show(replace(small, n_shuffles=3), rerun=False)
     assert "3 shuffles" in capsys.readouterr().out
+
+
+def test_numbers_on_file_are_the_released_models_alone(
+    small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    number = {"value": 123.5, "protocol": "on file", "feature_network": None}
+    stored = {"reconstruction_loss": number, "budget": "released", "dataset": "digits", "baselines": {}, "epochs": 3}
+    stored |= {"config": {"variant": "paper"}, "model": {"model": "esvae"}}
+    (tmp_path / "results" / "esvae.json").write_text(json.dumps(stored))
+    measured = stored | {"reconstruction_loss": number | {"value": 0.25}}
+    monkeypatch.setattr(notebook, "evaluate", lambda _: ({k: v for k, v in measured.items() if k != "budget"}, {}))
+    for checkpoint, rerun, loss in (
+        ("pretrained/esvae.safetensors", False, "released\nreconstruction_loss 123.5"),
+        ("pretrained/esvae.safetensors", True, "measured now\nreconstruction_loss 0.25"),
+        ("runs/esvae", False, "measured now\nreconstruction_loss 0.25"),
+    ):
+        show_evaluation(checkpoint, rerun)
+        assert f"esvae: {loss}" in capsys.readouterr().out

@@ -274,6 +274,15 @@ def test_a_page_without_its_markers_is_refused_and_nothing_is_written(
     assert page.read_text() == before and not (places.results / "tables").exists()
 
 
+def test_results_of_ones_own_leave_the_projects_page_alone(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(tables, "PAGE", tmp_path / "page.md")  # the project's, which is not even there
+    assert run_program(tables.main, ["--results", str(places.results)]) == 0
+    assert (places.results / "tables" / "table1.md").is_file() and not (tmp_path / "page.md").exists()
+
+
 def test_no_page_is_one_line(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(ROOT)
     assert run(places, tmp_path / "absent.md") == 2
