@@ -26,6 +26,8 @@ OTHER_VALUES = {
     "mmd_weight": 0.1,
     "latent_dim": 3,
     "n_steps": 3,
+    "v_threshold": 0.3,
+    "decay": 0.5,
     "lif_surrogate": "code",
     "strict_threshold": True,
     "recipe": "fast",
