@@ -83,6 +83,12 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
     return 0
 
 
+def split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
+    """A program's own flags, and those after `--`, which it hands on to another."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return argv[:place], argv[place + 1 :]
+
+
 def _shortage(error: Exception) -> str | None:
     """What is too small for the program, where that is what an error says."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -67,9 +67,9 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Parse, evaluate, print and write."""
     a = parse_arguments(Arguments, argv, __doc__)
-    _check(a)
+    metrics = _checked_metrics(a)
     keep_freed_memory()
-    record, pictures = _images(a) if a.images else _checkpoint(a)
+    record, pictures = _images(a, metrics) if a.images else _checkpoint(a, metrics)
     print(as_text(comparison(record)), end="\n\n")
     for line in metric_lines(record):
         print(line)
@@ -80,31 +80,28 @@ def main(argv: list[str]) -> None:
         print(path)
 
 
-def _check(a: Arguments) -> None:
-    """UserError where flags contradict each other or would do nothing."""
+def _checked_metrics(a: Arguments) -> tuple[str, ...]:
+    """The metrics asked for; UserError where flags contradict each other or would do nothing."""
     if (a.checkpoint is None) == (a.images is None):
         raise UserError("give one of --checkpoint (a model) and --images (a file of images)")
-    metrics = parse_metrics(_metrics(a))
+    default = "fad" if a.images else "reconstruction"
+    metrics = parse_metrics(default if a.metrics is None else a.metrics)
     if a.images and (a.n_samples, a.seed, a.backend) != (None, 0, "auto"):
         raise UserError("--n-samples, --seed and --backend are of a model: leave them out with --images")
     if a.n_samples is not None and metrics == ("reconstruction",):
         raise UserError("--n-samples is for metrics that look at samples: --metrics names them, fad for example")
+    return metrics
 
 
-def _metrics(a: Arguments) -> str:
-    return a.metrics if a.metrics is not None else "fad" if a.images else "reconstruction"
-
-
-def _checkpoint(a: Arguments) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    metrics = parse_metrics(_metrics(a))
+def _checkpoint(a: Arguments, metrics: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     settings = (a.seed, a.device, a.backend, metrics, a.n_samples, _files(a))
     return evaluate(Evaluation(a.checkpoint, a.dataset, a.data_dir, a.n_images, *settings))
 
 
-def _images(a: Arguments) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _images(a: Arguments, metrics: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if a.dataset is None:
         raise UserError("--images needs --dataset: what to compare the images with")
-    return evaluate_images(a.images, a.dataset, parse_metrics(_metrics(a)), _files(a), a.n_images, a.device), {}
+    return evaluate_images(a.images, a.dataset, metrics, _files(a), a.n_images, a.device), {}
 
 
 def _files(a: Arguments) -> Files:

@@ -48,9 +48,9 @@ def main(argv: list[str]) -> None:
     """List or run."""
     arguments = parse_arguments(Arguments, argv, __doc__)
     experiments, places = read_experiments(), Places()
-    if arguments.list and (arguments.names or arguments.evaluate or arguments.minutes or arguments.epochs):
-        raise UserError("--list shows every row and runs nothing: give it alone")
     if arguments.list:
+        if arguments != Arguments(list=True):
+            raise UserError("--list shows every row and runs nothing: give it alone")
         print(as_text(status_table(experiments, places)))
         return
     if arguments.evaluate:

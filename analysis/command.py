@@ -85,11 +85,11 @@ def experiment_main(kind: type[Experiment], description: str | None) -> Callable
         experiment = parse_arguments(kind, argv, description)
         keep_freed_memory()
         subjects = experiment.load_subjects()
-        name, n_images = experiment.file_name(subjects), {"n_images": experiment.n_images}
+        name = experiment.file_name(subjects)
         check_replaceable(experiment.out, name, subjects, experiment.settings(), experiment.n_images)
         print(describe_backend(experiment.backend, subjects[0].device), flush=True)
         measured = experiment.measure(subjects)
-        result = replace(measured, record=measured.record | n_images)
+        result = replace(measured, record=measured.record | {"n_images": experiment.n_images})
         print(as_text(result.table), result.record["protocol"], sep="\n\n")
         for path in write_result(experiment.out, name, result):
             print(path)

@@ -114,7 +114,7 @@ def _our_lines(
     groups: dict[tuple[str, int | None], list[tuple[Row, pd.DataFrame]]] = {}
     for subject in record["subjects"]:
         row = _row(subject, experiments)
-        if _is_replaced(subject, places):
+        if _is_replaced(row, subject["sha256"], places):
             row = replace(row, label=f"{row.label}; weights that are replaced by now")
         mine = numbers[numbers["model"] == subject["label"]]
         groups.setdefault((recipe_key(row), subject["epochs"]), []).append((row, mine))
@@ -141,10 +141,10 @@ def _row(subject: Mapping[str, Any], experiments: Experiments) -> Row:
     return known.get(subject["name"], unknown)
 
 
-def _is_replaced(subject: Mapping[str, Any], places: Places) -> bool:
-    """Whether the released file of that name is not the one that was measured."""
-    file = places.pretrained / f"{subject['name']}.safetensors"
-    return file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != subject["sha256"]
+def _is_replaced(row: Row, measured: str, places: Places) -> bool:
+    """Whether the released file of the row is not the one that was measured, by its checksum."""
+    file = places.weights(row)
+    return file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != measured
 
 
 def _our_line(table: ExperimentTable, epochs: int, found: list[tuple[Row, pd.DataFrame]], goals: Goals) -> Line:

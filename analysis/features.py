@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from data import batches, to_unit_range
 from models import build_model
-from neurons import LIF, ThresholdDependentBatchNorm, set_backend
+from neurons import ThresholdDependentBatchNorm, backend_of, set_backend
 
 ENCODING_BATCH = 128
 STATISTICS_BATCHES = 10
@@ -53,11 +53,10 @@ def untrained_copy(model: nn.Module, train_images: Tensor, seed: int = 0, kind: 
         seed: of the weights and of the choice of images.
         kind: of rates that are wanted of it, as in `encoder_rates`: `draw` prepares the whole model.
     """
-    backend = next(module.backend for module in model.modules() if isinstance(module, LIF))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         control = build_model(model.config).to(train_images.device).train()
-    set_backend(control, backend)
+    set_backend(control, backend_of(model))
     norms = [module for module in control.modules() if isinstance(module, ThresholdDependentBatchNorm)]
     generator, noise = Generator().manual_seed(seed), Generator(train_images.device).manual_seed(seed)
     for k in range(1, STATISTICS_BATCHES + 1):

@@ -12,7 +12,7 @@ from analysis.command import Experiment
 from analysis.comparison import comparison, metric_lines
 from analysis.drawing import rendered
 from analysis.evaluation import Evaluation, evaluate
-from analysis.output import RESULTS, read_experiment, stored_pictures
+from analysis.output import RESULTS, other_settings, read_experiment, stored_pictures
 from analysis.release import RELEASE_METRICS
 from analysis.subjects import Subject
 from data import DATASETS
@@ -77,17 +77,16 @@ def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, 
     if {s["sha256"] for s in record["subjects"]} != {s.describe()["sha256"] for s in subjects}:
         print(f"measuring now: {RESULTS}/{name}.json is of other weights")
         return None
-    if other := [key for key, value in _asked_for(experiment).items() if record["settings"].get(key) != value]:
+    if other := other_settings(record, _asked_for(experiment)):
         print(f"measuring now: {RESULTS}/{name}.json has another {', '.join(other)}")
         return None
     return record, table, stored_pictures(RESULTS, name)
 
 
 def _asked_for(experiment: Experiment) -> dict[str, Any]:
-    """The settings that are no defaults, as JSON holds them: what is on file may have a smaller budget, and says so."""
+    """The settings that are no defaults: what is on file may have a smaller budget, and says so."""
     defaults = type(experiment)().settings()
-    asked = {key: value for key, value in experiment.settings().items() if value != defaults[key]}
-    return json.loads(json.dumps(asked))
+    return {key: value for key, value in experiment.settings().items() if value != defaults[key]}
 
 
 def _measured(experiment: Experiment, subjects: list[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]]:

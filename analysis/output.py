@@ -84,6 +84,12 @@ def read_experiment(folder: Path, name: str) -> tuple[dict[str, Any], pd.DataFra
         raise UserError(f"{json_file} or {csv_file} is damaged ({error}); make them again") from error
 
 
+def other_settings(record: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Those of the settings for which the record of a result on file has another value."""
+    as_stored = json.loads(json.dumps(settings))
+    return [name for name, value in as_stored.items() if record["settings"].get(name) != value]
+
+
 def check_replaceable(
     folder: Path, name: str, subjects: Iterable[Subject], settings: Mapping[str, Any], n_images: int | None
 ) -> None:
@@ -101,7 +107,7 @@ def check_replaceable(
         old, _ = read_experiment(folder, name)
     except UserError:  # none, or one that says nothing
         return
-    differs = [key for key, value in json.loads(json.dumps(settings)).items() if old["settings"].get(key) != value]
+    differs = other_settings(old, settings)
     if sorted(s["name"] for s in old["subjects"]) != sorted(s.name for s in subjects):
         differs.insert(0, "models")
     if n_images is not None and old.get("n_images", "not known") != n_images:

@@ -26,7 +26,7 @@ from analysis.output import Result, describe
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from data import batches
-from neurons import LIF, set_backend
+from neurons import backend_of, set_backend
 
 BATCH = 32
 STAGES = ("reconstruction", "generation")
@@ -87,12 +87,12 @@ def count(subject: Subject, stage: str, images: Tensor, seed: int) -> Operations
         for x in tqdm(parts, f"{subject.label}, {stage}", -(-len(images) // BATCH), leave=False, disable=None):
             steps[stage](x)
 
-    backends = {module.backend for module in model.modules() if isinstance(module, LIF)}
+    backend = backend_of(model) or "scan"
     set_backend(model, "scan")
     try:
         return count_operations(model, compute, len(images))
     finally:
-        set_backend(model, *backends or {"scan"})
+        set_backend(model, backend)
 
 
 def reconstruct(model: nn.Module, x: Tensor, generator: Any) -> Tensor:

@@ -14,7 +14,7 @@ from data import DATASETS, load_split
 from errors import UserError
 from models import ModelConfig, load_model, read_metadata
 from models.checkpoint import MODEL_FILE, find_model_file
-from neurons import LIF, set_backend
+from neurons import backend_of, set_backend
 from training.device import resolve_backend, resolve_device
 from training.folder import CONFIG_FILE
 
@@ -55,7 +55,7 @@ class Subject:
     @property
     def lif_backend(self) -> str | None:
         """What runs its neurons; None of a model that does not spike."""
-        return next((module.backend for module in self.model.modules() if isinstance(module, LIF)), None)
+        return backend_of(self.model)
 
     def generator(self, seed: int) -> Generator:
         """A source of noise on the model's device."""

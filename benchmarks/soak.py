@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import train
-from cli import parse_arguments, run_program
+from cli import parse_arguments, run_program, split_flags
 from errors import UserError
 from files import write_json
 from provenance import provenance
@@ -119,9 +119,8 @@ def soak(config: Config, minutes: float, every: float = 1.0) -> list[Sample]:
 
 def main(argv: list[str]) -> None:
     """Parse, train, compare and print."""
-    split = argv.index("--") if "--" in argv else len(argv)
-    a = parse_arguments(Arguments, argv[:split], __doc__)
-    what = train.parse([*DIGITS, *argv[split + 1 :]]).config
+    own, of_training = split_flags(argv)
+    a, what = parse_arguments(Arguments, own, __doc__), train.parse([*DIGITS, *of_training]).config
     if not a.minutes * 60 >= SETTLED + 2 * WINDOW:
         raise UserError(f"--minutes must be at least {(SETTLED + 2 * WINDOW) / 60:g}, got {a.minutes}")
     keep_freed_memory()

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli import parse_arguments, run_program
+from cli import parse_arguments, run_program, split_flags
 from errors import UserError
 
 ALLOWED_SECONDS = 10.0
@@ -73,10 +73,10 @@ def processor_seconds(pid: int) -> float:
 
 def main(argv: list[str]) -> None:
     """Parse, stop training again and again, and print."""
-    split = argv.index("--") if "--" in argv else len(argv)
-    a = parse_arguments(Arguments, argv[:split], __doc__)
+    own, of_training = split_flags(argv)
+    a = parse_arguments(Arguments, own, __doc__)
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*argv[split + 1 :], "--runs-dir", folder]
+        flags = [*of_training, "--runs-dir", folder]
         endings = []
         for after in a.after:
             endings.append(terminate(flags, after))

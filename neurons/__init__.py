@@ -1,6 +1,6 @@
 """Spiking neurons: LIF, tdBN, the Poisson sampler and their surrogate gradients. Knows nothing of VAEs."""
 
-from neurons.lif import BACKENDS, LIF, detach_state, reset_state, set_backend
+from neurons.lif import BACKENDS, LIF, backend_of, detach_state, reset_state, set_backend
 from neurons.poisson import PoissonSampler
 from neurons.spike_convolution import spike_conv
 from neurons.surrogate import Rectangular, lif_surrogate, sampler_surrogate
@@ -12,6 +12,7 @@ __all__ = [
     "PoissonSampler",
     "Rectangular",
     "ThresholdDependentBatchNorm",
+    "backend_of",
     "detach_state",
     "lif_surrogate",
     "reset_state",

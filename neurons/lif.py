@@ -257,6 +257,11 @@ def set_backend(module: nn.Module, backend: str) -> None:
             lif.backend = backend
 
 
+def backend_of(module: nn.Module) -> str | None:
+    """What runs the LIF neurons below `module`; None where there are none."""
+    return next((lif.backend for lif in module.modules() if isinstance(lif, LIF)), None)
+
+
 def _check_spikingjelly_version() -> None:
     version = metadata.version("spikingjelly")
     if version != SPIKINGJELLY_VERSION:
