@@ -23,6 +23,7 @@ from analysis.release import remeasure
 from analysis.reproduction import reproduce
 from cli import parse_arguments, run_program
 from errors import UserError
+from training.config import Precision
 from training.device import keep_freed_memory
 
 
@@ -42,6 +43,10 @@ class Arguments:
     """a reduced budget, labelled so"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
+    precision: Precision = "fp32"
+    """of training, as train.py has it"""
+    cuda_graph: bool = False
+    """of training, as train.py has it"""
 
 
 def main(argv: list[str]) -> None:
@@ -65,7 +70,8 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     minutes = math.inf if arguments.minutes is None else arguments.minutes
     rows = experiments.select(arguments.names)
-    failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device)
+    runtime = {"precision": arguments.precision, "cuda_graph": arguments.cuda_graph}
+    failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device, **runtime)
     if failed:
         raise UserError(f"rows failed: {', '.join(failed)}; results/<name>.json says why")
 

@@ -25,7 +25,7 @@ from analysis.output import Result, describe
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from data import to_unit_range
-from metrics.reconstruction import EVALUATION_BATCH
+from metrics.reconstruction import evaluation_batch
 
 STAGES = ("training", "generation")
 
@@ -60,7 +60,7 @@ class LatentRaster(Experiment):
 def latents(subject: Subject, images: Tensor, stage: str, seed: int) -> Iterator[Tensor]:
     """z [T, batch, D] in batches, as many as there are images (uint8 [N, C, H, W]), at `training` or `generation`."""
     generator = subject.generator(seed)
-    parts = images.split(EVALUATION_BATCH)
+    parts = images.split(evaluation_batch(images.device))
     for part in tqdm(parts, f"{subject.label}, {stage}", unit="batch", disable=None, leave=False):
         if stage == "training":
             yield subject.model(to_unit_range(part), generator=generator).z

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from analysis.subjects import Subject
 from data import batches, to_unit_range
 from losses import reconstruction_loss
-from metrics.reconstruction import EVALUATION_BATCH
+from metrics.reconstruction import evaluation_batch
 
 REBINARISED_AT = 0.5
 NOISE_SEED_OFFSET = 1
@@ -80,7 +80,7 @@ def altered_losses(subject: Subject, images: Tensor, alterations: Alterations, s
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
     posterior, noise = _generators(subject, seed)
     with tqdm(total=len(images), desc=subject.label, unit="img", disable=None, leave=False) as bar:
-        for x in batches(images, EVALUATION_BATCH):
+        for x in batches(images, evaluation_batch(images.device)):
             output = subject.model(x, generator=posterior)
             sums["vanilla"] += _losses(output.reconstruction, x, output.reconstruction)
             for name, reconstruction in alterations(subject.model, x, output.z, noise):

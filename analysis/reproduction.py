@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 from analysis.experiments import Places, Row, read_result
 from analysis.release import release
@@ -15,7 +16,12 @@ from training.stop import Stopped
 
 
 def reproduce(
-    rows: tuple[Row, ...], places: Places, minutes: float = math.inf, epochs: int | None = None, device: str = "auto"
+    rows: tuple[Row, ...],
+    places: Places,
+    minutes: float = math.inf,
+    epochs: int | None = None,
+    device: str = "auto",
+    **runtime: Any,
 ) -> list[str]:
     """Run rows in order until they are done or the time is up.
 
@@ -25,6 +31,7 @@ def reproduce(
         minutes: stop training after so long, with the state saved.
         epochs: a reduced budget for every row, labelled so in its result.
         device: as in training.
+        runtime: other fields of Config that do not make another run.
 
     Returns:
         names of the rows that failed; each has a result that says why.
@@ -42,7 +49,7 @@ def reproduce(
             break
         print(f"== {row.name}", flush=True)
         try:
-            run_row(row, places, epochs or row.epochs, device, deadline)
+            run_row(row, places, epochs or row.epochs, device, deadline, **runtime)
         except UserError as error:
             print(f"failed: {error}", flush=True)
             _write_failure(row, places, error)
@@ -54,7 +61,7 @@ def reproduce(
     return failed
 
 
-def run_row(row: Row, places: Places, epochs: int, device: str, deadline: float = math.inf) -> None:
+def run_row(row: Row, places: Places, epochs: int, device: str, deadline: float = math.inf, **runtime: Any) -> None:
     """Train one row as far as the deadline allows, then release what there is.
 
     Raises:
@@ -62,7 +69,7 @@ def run_row(row: Row, places: Places, epochs: int, device: str, deadline: float 
         Stopped: training was interrupted. Where the deadline did it, finished epochs are released; whoever sends
             a signal wants the program to end now.
     """
-    config = row.config(epochs, runs_dir=places.runs, device=device)
+    config = row.config(epochs, runs_dir=places.runs, device=device, **runtime)
     try:
         fit(config, deadline=deadline)
     except Stopped as stopped:

@@ -19,15 +19,16 @@ class Model(nn.Module):
 
     Attributes:
         absent: methods of other models that this one has not got -> why, and what to use instead.
-        step_synchronises: whether a forward pass in training waits for numbers from the device to decide how to go on.
     """
 
     absent: ClassVar[dict[str, str]] = {}
-    step_synchronises: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+
+    def prepare_for_graph(self) -> None:
+        """From now on do the same work in every training step, whatever is drawn, for a CUDA graph to record."""
 
     def __getattr__(self, name: str) -> Any:
         """PyTorch's look-up of parameters, buffers and modules.

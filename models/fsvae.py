@@ -68,7 +68,6 @@ class FSVAE(Model):
     """
 
     readout_type: type[nn.Module] = MembraneReadout
-    step_synchronises: ClassVar[bool] = True  # for the coins of scheduled sampling
     absent: ClassVar[dict[str, str]] = {"prior_rate": "its prior is a process in time, use prior(z)"}
 
     def __init__(self, config: ModelConfig) -> None:
@@ -77,12 +76,17 @@ class FSVAE(Model):
         self.posterior_network = LatentNetwork(2 * config.latent_dim, config)
         self.prior_network = LatentNetwork(config.latent_dim, config)
         self.decoder = Decoder(config, self.readout_type(config))
-        self.scheduled_sampling = 0.0
+        self.register_buffer("scheduled_sampling", torch.zeros(()), persistent=False)
+        self.draws_always = False
         self.to(memory_format=torch.channels_last)
 
     def start_epoch(self, epoch: int, n_epochs: int, n_batches: int) -> None:
         """Scheduled sampling with probability 0.1 + 0.2 e / E in epoch e = 0 .. E - 1."""
-        self.scheduled_sampling = 0.1 + 0.2 * epoch / n_epochs
+        self.scheduled_sampling.fill_(0.1 + 0.2 * epoch / n_epochs)
+
+    def prepare_for_graph(self) -> None:
+        """Draw every input that scheduled sampling might replace, and then take it or leave it."""
+        self.draws_always = True
 
     def encode(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] in [-1, 1] -> encoder spikes x_e, 0 or 1, [T, N, D]."""
@@ -157,14 +161,29 @@ class FSVAE(Model):
         A draw runs the steps up to its own only: tdBN's statistics in training must not span later ones.
         """
         inputs = previous(z)
-        coins = torch.rand(len(z), generator=generator, device=z.device).tolist()
+        coins = torch.rand(len(z), generator=generator, device=z.device) < self.scheduled_sampling
+        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        known = None if self.draws_always else coins.tolist()  # waits for the device
         for t in range(FIRST_SCHEDULED_STEP, len(z) - 1):
-            if coins[t] < self.scheduled_sampling:
-                with torch.no_grad():
-                    rate = from_rest(self.prior_network, inputs[: t + 1])[-1].mean(-1)
-                noise = torch.randn(rate.shape, generator=generator, device=rate.device, dtype=rate.dtype)
-                inputs[t + 1] = (rate + PRIOR_NOISE * noise > 0.5).to(inputs)
+            if known is None:
+                self._replace_if(coins[t], inputs, t, noise[t])
+            elif known[t]:
+                inputs[t + 1] = self._draw_prior(inputs[: t + 1], noise[t])
         return from_rest(self.prior_network, inputs)
+
+    def _replace_if(self, coin: Tensor, inputs: Tensor, t: int, noise: Tensor) -> None:
+        """inputs[t + 1] <- a draw where the coin is true; where it is not, tdBN's running statistics stay too."""
+        buffers = list(self.prior_network.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        inputs[t + 1] = torch.where(coin, self._draw_prior(inputs[: t + 1], noise), inputs[t + 1])
+        for buffer, old in zip(buffers, before, strict=True):
+            buffer.copy_(torch.where(coin, buffer, old))
+
+    @torch.no_grad()
+    def _draw_prior(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """z[t] as the prior would have it after inputs [t + 1, N, D] with standard normal noise [N, D]: [N, D]."""
+        rate = from_rest(self.prior_network, inputs)[-1].mean(-1)
+        return (rate + PRIOR_NOISE * noise > 0.5).to(inputs)
 
     def _pick(self, n: int, device: torch.device, generator: Generator | None) -> Tensor:
         """Which candidate each latent unit takes at each step, [T, n, D]."""

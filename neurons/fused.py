@@ -25,11 +25,33 @@ class Kernels:
     """One implementation of the passes over a layer's activations; neurons.native says what each does."""
 
     layer: type[FusedLayer]
-    channel_statistics: Callable[[Tensor], tuple[Tensor, Tensor]]
-    combine_: Callable[..., Tensor]
+    batch_affine: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+    input_gradient_: Callable[..., tuple[Tensor, Tensor]]
 
 
-NATIVE = Kernels(NativeLayer, channel_statistics, combine_)
+def batch_affine(
+    x: Tensor, gain: Tensor, norm: ThresholdDependentBatchNorm, x_bias: Tensor, n_repeats: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Batch mean, its inverse deviation, slope and offset of tdBN per channel, [C]; moves the running statistics."""
+    mean, variance = channel_statistics(x)
+    mean, inverse_std = mean.float(), (variance + norm.eps).rsqrt().float()
+    norm.update_running(mean + x_bias, inverse_std, x.numel() // x.shape[2] * n_repeats)
+    return mean, inverse_std, *affine(gain, norm.bias, mean, inverse_std)
+
+
+def input_gradient_(
+    grad: Tensor, x: Tensor, sums: Tensor, gain: Tensor, mean: Tensor, inverse_std: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Turn the gradient of tdBN's output into that of x, in place; gradients of gain and bias, [C].
+
+    `sums`, [2, C], are those of the gradient, and of the gradient times x - mean.
+    """
+    grad_bias, grad_gain = sums[0].to(gain), (sums[1] * inverse_std).to(gain)
+    combine_(grad, x, *input_gradient_factors(gain, mean, inverse_std, grad_gain, grad_bias, x.numel() // len(gain)))
+    return grad_gain, grad_bias
+
+
+NATIVE = Kernels(NativeLayer, batch_affine, input_gradient_)
 
 
 @functools.cache
@@ -37,7 +59,7 @@ def triton_kernels() -> Kernels:
     """The kernels in Triton, which is imported by those who use it only."""
     from neurons import triton_layer
 
-    return Kernels(triton_layer.TritonLayer, triton_layer.channel_statistics, triton_layer.combine_)
+    return Kernels(triton_layer.TritonLayer, triton_layer.batch_affine, triton_layer.input_gradient_)
 
 
 def fused_lif(
@@ -76,11 +98,7 @@ def fused_norm_lif(
     if norm.training:
         x_bias = torch.zeros_like(norm.bias) if x_bias is None else x_bias
         parameters = x_bias, norm.gain, norm.bias
-        out, v_last, mean, inverse_std = _FusedNormLIF.apply(
-            x, v, *parameters, norm.eps, constants, n_steps, kernels, coefficients
-        )
-        norm.update_running(mean + x_bias.detach(), inverse_std, x.numel() // x.shape[2] * n_repeats)
-        return out, v_last
+        return _FusedNormLIF.apply(x, v, *parameters, norm, constants, n_repeats, kernels, coefficients)
     if torch.is_grad_enabled():  # no model trains on running statistics: not worth a third function
         spikes, v_last = fused_lif(norm(x, x_bias), v, constants, n_repeats, kernels)
         return spikes if coefficients is None else sum_over_time(coefficients, spikes), v_last
@@ -105,7 +123,7 @@ class _FusedLIF(torch.autograd.Function):
         layer = kernels.layer(x, n_steps, 1, constants)
         grads = _dense_gradients(layer, grad_spikes, grad_v_last)
         slope, offset = _identity(x)
-        grad_x, _, _, grad_v = layer.backward(slope, offset, offset, v, *grads, ctx.needs_input_grad[1])
+        grad_x, _, grad_v = layer.backward(slope, offset, offset, v, *grads, ctx.needs_input_grad[1])
         return grad_x, grad_v, None, None, None
 
 
@@ -118,37 +136,32 @@ class _FusedNormLIF(torch.autograd.Function):
         x_bias: Tensor,
         gain: Tensor,
         bias: Tensor,
-        eps: float,
+        norm: ThresholdDependentBatchNorm,
         constants: LIFConstants,
-        n_steps: int,
+        n_repeats: int,
         kernels: Kernels,
         coefficients: Tensor | None,
     ):
-        x, v = channels_last(x, dense=True), _like_steps(v)
-        mean, variance = kernels.channel_statistics(x)
-        mean, inverse_std = mean.float(), (variance + eps).rsqrt().float()
-        slope, offset = affine(gain, bias, mean, inverse_std)
+        x, v, n_steps = channels_last(x, dense=True), _like_steps(v), len(x) * n_repeats
+        mean, inverse_std, slope, offset = kernels.batch_affine(x, gain, norm, x_bias, n_repeats)
         out, v_last = kernels.layer(x, n_steps, x.shape[2], constants, coefficients).forward(slope, offset, v)
         ctx.save_for_backward(x, v, gain, slope, offset, mean, inverse_std, coefficients)
         ctx.layer = constants, n_steps, kernels
-        ctx.mark_non_differentiable(mean, inverse_std)
         ctx.set_materialize_grads(False)
-        return out, v_last, mean, inverse_std
+        return out, v_last
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor | None, grad_v_last: Tensor | None, *_: None):
+    def backward(ctx: Any, grad_out: Tensor | None, grad_v_last: Tensor | None):
         x, v, gain, slope, offset, mean, inverse_std, coefficients = ctx.saved_tensors
         constants, n_steps, kernels = ctx.layer
         layer = kernels.layer(x, n_steps, x.shape[2], constants, coefficients)
         if coefficients is not None and grad_out is not None:
             grad_out = channels_last(grad_out[None]).expand(n_steps, *grad_out.shape)
         grads = _dense_gradients(layer, grad_out, grad_v_last)
-        grad_y, sum_g, sum_gx, grad_v = layer.backward(slope, offset, mean, v, *grads, ctx.needs_input_grad[1])
-        grad_bias, grad_gain = sum_g.to(gain), (sum_gx * inverse_std).to(gain)
-        factors = input_gradient_factors(gain, mean, inverse_std, grad_gain, grad_bias, x.numel() // len(gain))
-        grad_x = kernels.combine_(grad_y, x, *factors)
-        return grad_x, grad_v, torch.zeros_like(gain), grad_gain, grad_bias, *[None] * 5
+        grad, sums, grad_v = layer.backward(slope, offset, mean, v, *grads, ctx.needs_input_grad[1])
+        grad_gain, grad_bias = kernels.input_gradient_(grad, x, sums, gain, mean, inverse_std)
+        return grad, grad_v, torch.zeros_like(gain), grad_gain, grad_bias, *[None] * 5
 
 
 def _identity(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,8 +61,8 @@ class NativeLayer(FusedLayer):
         grad_spikes: Tensor,
         grad_v_last: Tensor | None,
         needs_grad_v: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Gradient of the current, like x; its sum and that of it times x - mean, per channel in float64; of v."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradient of the current, like x; sums of it, and of it times x - mean, float64 [2, C]; gradient of v."""
         grad_y = self._like_x(len(self.x))
         grad_v = self._state() if needs_grad_v else None
         sums = torch.empty((2, self.n_channels), dtype=torch.float64)
@@ -70,7 +70,7 @@ class NativeLayer(FusedLayer):
             *(self._layer(), *self._input(), slope, offset, mean, v, self.coefficients),
             *(grad_spikes, grad_spikes.stride(0), grad_v_last, self.constant, grad_y, grad_v, sums[0], sums[1]),
         )
-        return grad_y, sums[0], sums[1], grad_v
+        return grad_y, sums, grad_v
 
     def _input(self) -> tuple[int, int]:
         return self.x.data_ptr(), 0 if self.constant else self.x.stride(0)

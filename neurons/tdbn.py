@@ -73,10 +73,15 @@ class ThresholdDependentBatchNorm(nn.Module):
         """Move the running statistics towards a batch's, which are of n values per channel."""
         variance = inverse_std.to(torch.float64).pow(-2) - self.eps
         self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-        self.running_var.lerp_((variance * (n / max(n - 1, 1))).to(self.running_var), self.momentum)
+        self.running_var.lerp_((variance * unbiasing_factor(n)).to(self.running_var), self.momentum)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, scale={self.scale}, momentum={self.momentum}, eps={self.eps}"
+
+
+def unbiasing_factor(n: int) -> float:
+    """What a variance of n values is multiplied with, to be an estimate of all values'."""
+    return n / max(n - 1, 1)
 
 
 def affine(gain: Tensor, bias: Tensor, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,10 @@ tile of it through all the steps: membranes are float32 in registers, whatever t
 all the steps' values before it computes, so that their latencies overlap.
 
 What moves through GPU memory, in activations per neuron and step: statistics read x; forward reads x, writes the
-spike; backward reads x and the spike's gradient, writes the current's; `combine` reads x and that, writes it again.
-In float32 that is 4, 8, 12 and 12 bytes. Where the spikes are summed over time, neither they nor their gradients move.
-Sums per channel leave each program as one row of a buffer that PyTorch adds up, never by atomics: two runs give the
-same bits.
+spike; backward reads x and the spike's gradient, writes the current's; `input_gradient` reads x and that, writes it
+again. In float32 that is 4, 8, 12 and 12 bytes. Where the spikes are summed over time, neither they nor their gradients
+move. Sums per channel leave each program as one row of a buffer that is added up later, never by atomics: two runs give
+the same bits.
 """
 
 import triton
@@ -147,21 +147,90 @@ def backward(
 
 
 @triton.jit
-def moments(x, mean, squares, n_rows, n_channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Per program and channel: the mean of its tile, and the sum of squares around that mean."""
-    here, inside, channel = _tile(n_rows, n_channels, ROWS, CHANNELS)
-    values = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
-    n = tl.minimum(n_rows - tl.program_id(0) * ROWS, ROWS)
-    average = tl.sum(values, axis=0) / n
-    distance = tl.where(inside, values - average[None, :], 0.0)
-    _store_row(average, mean, channel, n_channels)
-    _store_row(tl.sum(distance * distance, axis=0), squares, channel, n_channels)
+def moments(
+    x, mean, squares, n_rows, n_channels, N_LOOPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+):  # fmt: skip
+    """Per program and channel: the mean of its N_LOOPS * ROWS rows, and the sum of squares around that mean.
+
+    Every lane follows its own values (Welford); lanes meet once, at the end.
+    """
+    row = tl.program_id(0).to(tl.int64) * N_LOOPS * ROWS + tl.arange(0, ROWS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    n = tl.minimum(tl.maximum((n_rows - row + ROWS - 1) // ROWS, 0), N_LOOPS).to(tl.float32)[:, None]
+    average, square = tl.zeros((ROWS, CHANNELS), tl.float32), tl.zeros((ROWS, CHANNELS), tl.float32)
+    for i in range(N_LOOPS):
+        inside = (row < n_rows)[:, None] & (channel < n_channels)[None, :]
+        values = tl.load(x + row[:, None] * n_channels + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+        distance = tl.where(inside, values - average, 0.0)
+        average += distance * (1.0 / (i + 1))
+        square += distance * (values - average)
+        row += ROWS
+    middle = tl.sum(n * average, axis=0) / tl.maximum(tl.sum(n, axis=0), 1.0)
+    apart = average - middle[None, :]
+    _store_row(middle, mean, channel, n_channels)
+    _store_row(tl.sum(square + n * apart * apart, axis=0), squares, channel, n_channels)
 
 
 @triton.jit
-def combine(grad, x, on_grad, on_x, constant, n_rows, n_channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """grad <- on_grad grad + on_x x + constant."""
+def statistics(
+    means, squares, gain, bias, x_bias, mean, inverse_std, slope, offset, running_mean, running_var,
+    n_parts, part_rows, n_rows, n_channels, unbiased, momentum, eps, PARTS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """What a layer needs per channel, from the moments of its parts: float64 inside.
+
+    The running statistics move towards those of x + x_bias, the variance times `unbiased`.
+    """
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    exists = channel < n_channels
+    part = tl.arange(0, PARTS)
+    n = tl.minimum(tl.maximum(n_rows - part * part_rows, 0), part_rows).to(tl.float64)[:, None]
+    here, inside = part[:, None] * n_channels + channel[None, :], (part < n_parts)[:, None] & exists[None, :]
+    average = tl.load(means + here, mask=inside, other=0.0).to(tl.float64)
+    square = tl.load(squares + here, mask=inside, other=0.0).to(tl.float64)
+    middle = tl.sum(n * average, axis=0) / n_rows
+    apart = average - middle[None, :]
+    variance = tl.sum(square + n * apart * apart, axis=0) / n_rows
+
+    rounded, inverse = middle.to(tl.float32), (1.0 / tl.sqrt(variance + eps)).to(tl.float32)
+    scale = tl.load(gain + channel, mask=exists, other=0.0).to(tl.float32) * inverse
+    tl.store(mean + channel, rounded, mask=exists)
+    tl.store(inverse_std + channel, inverse, mask=exists)
+    tl.store(slope + channel, scale, mask=exists)
+    shift = tl.load(bias + channel, mask=exists, other=0.0).to(tl.float32) - rounded * scale
+    tl.store(offset + channel, shift, mask=exists)
+
+    middle += tl.load(x_bias + channel, mask=exists, other=0.0).to(tl.float64)
+    _move(running_mean + channel, middle, momentum, exists)
+    _move(running_var + channel, variance * unbiased, momentum, exists)
+
+
+@triton.jit
+def _move(where, target, share, exists):
+    """A share of the way to the target."""
+    value = tl.load(where, mask=exists, other=0.0).to(tl.float64)
+    tl.store(where, (value + share * (target - value)).to(tl.float32), mask=exists)
+
+
+@triton.jit
+def input_gradient(
+    grad, x, sums, gain, mean, inverse_std, grad_gain, grad_bias,
+    n_rows, n_channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """grad, of the normalised current, <- that of x, and the gradients of gain and bias.
+
+    sums are float64 [2, C]: of grad, and of grad * (x - mean). neurons/tdbn.py has the formula.
+    """
     here, inside, channel = _tile(n_rows, n_channels, ROWS, CHANNELS)
-    value = tl.load(grad + here, mask=inside).to(tl.float32) * _per_channel(on_grad, channel, n_channels)
-    value += tl.load(x + here, mask=inside).to(tl.float32) * _per_channel(on_x, channel, n_channels)
-    tl.store(grad + here, value + _per_channel(constant, channel, n_channels), mask=inside)
+    inverse = _per_channel(inverse_std, channel, n_channels)
+    sum_g = _per_channel(sums, channel, n_channels)
+    sum_gx = _per_channel(sums + n_channels, channel, n_channels) * inverse
+    on_g = _per_channel(gain, channel, n_channels) * inverse
+    on_x = -on_g * inverse * sum_gx / n_rows
+    constant = -on_g * sum_g / n_rows - on_x * _per_channel(mean, channel, n_channels)
+    value = tl.load(grad + here, mask=inside).to(tl.float32) * on_g
+    value += tl.load(x + here, mask=inside).to(tl.float32) * on_x
+    tl.store(grad + here, value + constant, mask=inside)
+    if tl.program_id(0) == 0:
+        exists = (channel < n_channels)[None, :]
+        tl.store(grad_bias + channel[None, :], sum_g, mask=exists)
+        tl.store(grad_gain + channel[None, :], sum_gx, mask=exists)

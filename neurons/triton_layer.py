@@ -9,12 +9,16 @@ from torch import Tensor
 
 from neurons import triton_kernels as kernels
 from neurons.layer import FusedLayer
+from neurons.tdbn import ThresholdDependentBatchNorm, unbiasing_factor
 
 # Steps that a kernel unrolls, with two or three registers per neuron for each. More steps run in such segments, the
 # membrane between two of them in memory.
 SEGMENT_STEPS = 16
 MAX_TILE_CHANNELS = 64
-LIF_TILE, ELEMENTWISE_TILE, STATISTICS_TILE = 256, 1024, 4096  # values per program
+LIF_TILE, ELEMENTWISE_TILE, STATISTICS_TILE = 256, 1024, 4096  # values that a program holds
+STATISTICS_PARTS = 512  # at most so many rows of programs, each of which goes on through its share of a large input
+VECTOR_CHANNELS = 8
+BYTES_PER_WARP = 128  # of a step in the LIF's kernels: with more, a thread's 16 steps leave too few threads
 
 
 class _Tiles:
@@ -71,8 +75,8 @@ class TritonLayer(FusedLayer):
         grad_spikes: Tensor,
         grad_v_last: Tensor | None,
         needs_grad_v: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Gradient of the current, like x; its sum and that of it times x - mean, per channel in float64; of v."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradient of the current, like x; sums of it, and of it times x - mean, float64 [2, C]; gradient of v."""
         segments, starts = self._segments(), [v]
         for steps in segments[:-1]:
             starts.append(self._forward(steps, slope, offset, starts[-1], None, None))
@@ -87,7 +91,7 @@ class TritonLayer(FusedLayer):
             q = outputs[1]
         for more in grad_y[1:] if self.constant else ():
             grad_y[0] += more
-        return grad_y[: len(self.x)], *sum(sums), q
+        return grad_y[: len(self.x)], sum(sums[1:], sums[0]), q
 
     def _segments(self) -> list[slice]:
         starts = range(0, self.n_steps, SEGMENT_STEPS)
@@ -116,24 +120,41 @@ class TritonLayer(FusedLayer):
     def _run(self, kernel: Any, steps: slice, *arguments: Any, **constants: Any) -> None:
         x, stride = (self.x, 0) if self.constant else (self.x[steps], self.x.stride(0))
         constants |= {"n_neurons": x[0].numel(), "N_STEPS": steps.stop - steps.start}
-        self._tiles().run(kernel, x, stride, *arguments, **constants)
+        warps = max(1, LIF_TILE * x.itemsize // BYTES_PER_WARP)
+        self._tiles().run(kernel, x, stride, *arguments, **constants, num_warps=min(warps, 8))
 
 
-def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel of a dense channels_last x [T, N, C, ...], in float64."""
-    n_rows = x.numel() // x.shape[2]
-    tiles = _Tiles(n_rows, x.shape[2], STATISTICS_TILE)
-    moments = tiles.empty_sums(x.device)
-    tiles.run(kernels.moments, x, *moments)
-    means, squares = moments.double()
-    n = torch.full((len(means), 1), tiles.rows, dtype=torch.float64, device=x.device)
-    n[-1] = n_rows - (len(means) - 1) * tiles.rows
-    mean = (n * means).sum(0) / n_rows
-    return mean, (squares + n * (means - mean).square()).sum(0) / n_rows
+def batch_affine(
+    x: Tensor, gain: Tensor, norm: ThresholdDependentBatchNorm, x_bias: Tensor, n_repeats: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`neurons.fused.batch_affine` for a dense channels_last x [T, N, C, ...], in two kernels."""
+    n_channels = x.shape[2]
+    n_rows = x.numel() // n_channels
+    tiles = _Tiles(n_rows, n_channels, STATISTICS_TILE)
+    n_loops = triton.cdiv(tiles.n_high, STATISTICS_PARTS)
+    tiles.n_high = triton.cdiv(tiles.n_high, n_loops)
+    means, squares = tiles.empty_sums(x.device)
+    tiles.run(kernels.moments, x, means, squares, N_LOOPS=n_loops)
+
+    vectors = torch.empty((4, n_channels), dtype=torch.float32, device=x.device).unbind()
+    running = norm.running_mean, norm.running_var
+    unbiased = unbiasing_factor(n_rows * n_repeats)
+    numbers = tiles.n_high, n_loops * tiles.rows, n_rows, n_channels, unbiased, norm.momentum, norm.eps
+    with torch.cuda.device_of(x):
+        kernels.statistics[(triton.cdiv(n_channels, VECTOR_CHANNELS),)](
+            *(means, squares, gain, norm.bias, x_bias, *vectors, *running, *numbers),
+            PARTS=triton.next_power_of_2(tiles.n_high),
+            CHANNELS=VECTOR_CHANNELS,
+            num_warps=8,
+        )
+    return vectors
 
 
-def combine_(grad: Tensor, x: Tensor, on_grad: Tensor, on_x: Tensor, constant: Tensor) -> Tensor:
-    """grad <- on_grad * grad + on_x * x + constant, per channel, in place; both dense and channels_last."""
+def input_gradient_(
+    grad: Tensor, x: Tensor, sums: Tensor, gain: Tensor, mean: Tensor, inverse_std: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`neurons.fused.input_gradient_`, in one kernel; both large tensors dense and channels_last."""
     tiles = _Tiles(x.numel() // x.shape[2], x.shape[2], ELEMENTWISE_TILE)
-    tiles.run(kernels.combine, grad, x, on_grad, on_x, constant)
-    return grad
+    grad_gain, grad_bias = torch.empty_like(gain), torch.empty_like(gain)
+    tiles.run(kernels.input_gradient, grad, x, sums, gain, mean, inverse_std, grad_gain, grad_bias)
+    return grad_gain, grad_bias

@@ -93,19 +93,14 @@ def _capturable(optimizer: Optimizer) -> Iterator[None]:
             group["capturable"] = False
 
 
-def check_graph(model: nn.Module, backend: str, device: torch.device) -> None:
-    """Whether the model's training step on `backend` and `device` can be recorded.
+def check_graph(backend: str, device: torch.device) -> None:
+    """Whether a training step on `backend` and `device` can be recorded.
 
     Raises:
         UserError: it cannot.
     """
     if device.type != "cuda":
         raise UserError("--cuda-graph needs an NVIDIA GPU; leave it out, or use --device cuda")
-    if model.step_synchronises:
-        raise UserError(
-            f"--cuda-graph cannot record {model.config.model}, whose training step waits for numbers that it draws on "
-            "the GPU; leave it out"
-        )
     if backend == "cupy":
         raise UserError(
             "--cuda-graph cannot record backend 'cupy', which does not run on PyTorch's stream; use --backend triton "

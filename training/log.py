@@ -11,6 +11,7 @@ from torchvision.utils import make_grid, save_image
 from data import batches, to_unit_range
 from errors import UserError
 from files import write_atomically
+from metrics.reconstruction import evaluation_batch
 
 METRICS_FILE = "metrics.csv"
 RATES_FILE = "firing_rates.csv"
@@ -140,7 +141,7 @@ class RunLog:
         before_batch: Callable[[], None] | None,
     ) -> None:
         posterior = []
-        for x in batches(images, self.N_SHOWN):
+        for x in batches(images, evaluation_batch(images.device)):
             if before_batch:
                 before_batch()
             posterior.append(rate_histogram(model(x, generator=generator).z))

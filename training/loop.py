@@ -139,7 +139,8 @@ def set_runtime(model: nn.Module, config: Config, device: torch.device) -> None:
     set_backend(model, backend)
     set_precision(model, config.precision, backend, device)
     if config.cuda_graph:
-        check_graph(model, backend, device)
+        check_graph(backend, device)
+        model.prepare_for_graph()
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:

@@ -125,11 +125,12 @@ def test_training_is_the_specification_step_by_step(
     variant: str, scheduled: float, images: Tensor, literal_lif: Callable, literal_tdbn: Callable
 ) -> None:
     model = make(variant=variant).train()
-    model.scheduled_sampling = scheduled
+    model.scheduled_sampling.fill_(scheduled)
     output = model(images, generator=torch.Generator().manual_seed(9))
     noise = torch.Generator().manual_seed(9)
     picks = torch.randint(K, (T, N, D), generator=noise)
     torch.rand(T, generator=noise)  # the coins
+    normal = torch.randn((T, N, D), generator=noise, dtype=images.dtype)
     x_spikes = model.encode(images).detach()
 
     def pick(candidates: Tensor, t: int) -> Tensor:
@@ -150,7 +151,7 @@ def test_training_is_the_specification_step_by_step(
     seen = [torch.zeros_like(z[0]), *z[:-1]]
     for t in range(5, T - 1) if scheduled else ():
         draw = network(model.prior_network, seen[: t + 1])[t].mean(-1)
-        seen[t + 1] = (draw + 1e-3 * torch.randn(N, D, generator=noise, dtype=images.dtype) > 0.5).to(images)
+        seen[t + 1] = (draw + 1e-3 * normal[t] > 0.5).to(images)
     assert output.posterior.equal(q)
     assert output.z.equal(torch.stack(z))
     assert output.prior.equal(network(model.prior_network, seen))
@@ -161,13 +162,13 @@ def test_training_is_the_specification_step_by_step(
 def test_scheduled_sampling_grows_from_a_tenth_to_three_tenths(epoch: int, probability: float) -> None:
     model = make()
     model.start_epoch(epoch, 150, 10)
-    assert model.scheduled_sampling == pytest.approx(probability)
+    assert model.scheduled_sampling.item() == pytest.approx(probability)
 
 
 def test_scheduled_sampling_replaces_inputs_from_step_six_on(spikes: Tensor) -> None:
     model, inputs = make().train(), []
     model.prior_network.register_forward_hook(lambda _, arguments, __: inputs.append(arguments[0].clone()))
-    model.scheduled_sampling = 1.0
+    model.scheduled_sampling.fill_(1.0)
     model._scheduled_prior(spikes[1], torch.Generator().manual_seed(0))
     assert [len(steps) for steps in inputs] == [*range(6, T), T]  # a draw sees no step after its own
     shifted = previous(spikes[1])
@@ -175,7 +176,7 @@ def test_scheduled_sampling_replaces_inputs_from_step_six_on(spikes: Tensor) -> 
     assert not inputs[-1][6:].equal(shifted[6:])
     assert set(inputs[-1].unique().tolist()) <= {0.0, 1.0}
     inputs.clear()
-    model.scheduled_sampling = 0.0
+    model.scheduled_sampling.fill_(0.0)
     model._scheduled_prior(spikes[1], torch.Generator().manual_seed(0))
     assert len(inputs) == 1 and inputs[0].equal(shifted)
 
@@ -183,11 +184,31 @@ def test_scheduled_sampling_replaces_inputs_from_step_six_on(spikes: Tensor) -> 
 def test_a_coin_falls_as_often_as_scheduled(spikes: Tensor) -> None:
     model, calls = make().train(), []
     model.prior_network.register_forward_hook(lambda *_: calls.append(1))
-    model.scheduled_sampling, rng, n = 0.3, torch.Generator().manual_seed(0), 200
+    rng, n = torch.Generator().manual_seed(0), 200
+    model.scheduled_sampling.fill_(0.3)
     for _ in range(n):
         model._scheduled_prior(spikes[1], rng)
     coins = n * (T - 1 - 5)
     assert abs(len(calls) - n - 0.3 * coins) < 4 * (coins * 0.3 * 0.7) ** 0.5
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_prepared_for_a_graph_it_trains_alike_and_does_the_same_work_in_every_step(
+    probability: float, spikes: Tensor
+) -> None:
+    plain, prepared, lengths = make().train(), make().train(), []
+    prepared.prepare_for_graph()
+    prepared.prior_network.register_forward_hook(lambda _, arguments, __: lengths.append(len(arguments[0])))
+    for seed in range(5):
+        outputs = []
+        for model in (plain, prepared):
+            model.scheduled_sampling.fill_(probability)
+            rng = torch.Generator().manual_seed(seed)
+            outputs.append((model._scheduled_prior(spikes[1], rng), rng.get_state()))
+        assert all(ours.equal(theirs) for ours, theirs in zip(*outputs, strict=True))
+    assert lengths == 5 * [*range(6, T), T]
+    statistics = zip(plain.prior_network.buffers(), prepared.prior_network.buffers(), strict=True)
+    assert all(ours.equal(theirs) for ours, theirs in statistics)
 
 
 def test_generated_z_is_binary_with_the_priors_mean(images: Tensor) -> None:

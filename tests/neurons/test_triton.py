@@ -230,13 +230,23 @@ def test_two_runs_are_bit_identical(rng: Generator) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 512])
 @pytest.mark.parametrize("rows", [1, 40, 64, 65, 200])
-def test_statistics_of_values_far_from_zero(rows: int, rng: Generator) -> None:
+def test_statistics_of_values_far_from_zero(
+    rows: int, parts: int, rng: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = torch.randn((2, rows, 70), generator=rng) * 1e-2 + 10
-    mean, variance = (value.cpu() for value in triton_layer.channel_statistics(x.to(DEVICE)))
-    exact = x.double().flatten(0, 1)
+    norm, exact = ThresholdDependentBatchNorm(70, v_threshold=0.2, eps=1e-20, momentum=1.0), x.double().flatten(0, 1)
+    norm, none = norm.to(DEVICE), torch.zeros(70, device=DEVICE)
+    monkeypatch.setattr(triton_layer, "STATISTICS_PARTS", parts)
+    vectors = triton_layer.batch_affine(x.to(DEVICE), norm.gain, norm, none, n_repeats=1)
+    mean, inverse_std, slope, offset = (vector.cpu().double() for vector in vectors)
     torch.testing.assert_close(mean, exact.mean(0), rtol=1e-6, atol=0)
-    torch.testing.assert_close(variance, exact.var(0, correction=0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(inverse_std, exact.var(0, correction=0).rsqrt(), rtol=5e-5, atol=0)
+    torch.testing.assert_close(slope, 0.2 * inverse_std, rtol=1e-6, atol=0)
+    torch.testing.assert_close(offset, -mean * slope, rtol=1e-6, atol=0)
+    torch.testing.assert_close(norm.running_mean.cpu().double(), exact.mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(norm.running_var.cpu().double(), exact.var(0), rtol=1e-4, atol=0)
 
 
 def test_the_backward_pass_keeps_nothing_large_but_the_input(rng: Generator) -> None:
@@ -348,8 +358,8 @@ from triton.compiler import ASTSource
 from neurons import triton_kernels as kernels
 
 ACTIVATIONS = ("x", "spikes", "grad_spikes", "last_grad_y", "grad")
-NUMBERS = ("decay", "fires_from", "middle", "half", "height")
-SIZES = ("n_rows", "n_neurons", "n_channels", "x_stride", "grad_stride")
+NUMBERS = ("decay", "fires_from", "middle", "half", "height", "unbiased", "momentum", "eps")
+SIZES = ("n_rows", "n_neurons", "n_channels", "x_stride", "grad_stride", "n_parts", "part_rows")
 
 
 def compiled(kernel, dtype, **constants):
@@ -358,6 +368,8 @@ def compiled(kernel, dtype, **constants):
             return "constexpr"
         if name in ("spikes", "grad_spikes") and "coefficients" not in constants:
             return "*fp32"  # the sum, and its gradient
+        if name == "sums":
+            return "*fp64"
         return "fp32" if name in NUMBERS else "i32" if name in SIZES else f"*{dtype if name in ACTIVATIONS else 'fp32'}"
 
     source = ASTSource(kernel, {name: type_of(name) for name in kernel.arg_names}, constants)
@@ -374,8 +386,9 @@ for dtype in ("fp32", "bf16"):
     compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=True, **none, **spikes, **tile)
     of_a_sum = compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=False, **none, **tile)
     backward = compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=False, **spikes, **tile)
-    compiled(kernels.moments, dtype, ROWS=128, CHANNELS=32)
-    compiled(kernels.combine, dtype, ROWS=32, CHANNELS=32)
+    compiled(kernels.moments, dtype, N_LOOPS=64, ROWS=128, CHANNELS=32)
+    compiled(kernels.statistics, dtype, PARTS=512, CHANNELS=8)
+    compiled(kernels.input_gradient, dtype, ROWS=32, CHANNELS=32)
     for kernel in (backward, of_a_sum):
         file = Path(sys.argv[1]) / "backward.cubin"
         file.write_bytes(kernel.asm["cubin"])
