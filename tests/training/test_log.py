@@ -115,7 +115,7 @@ def test_rates_are_counted_of_posterior_and_prior(tmp_path: Path) -> None:
     rng, n_shown = torch.Generator().manual_seed(RunLog.SEED), RunLog.N_SHOWN
     with torch.no_grad():
         model(to_unit_range(images[:n_shown]), generator=rng), model.sample(n_shown, rng)  # the grids
-        counted = [rate_histogram(model(to_unit_range(x), generator=rng).z) for x in images.split(n_shown)]
+        counted = [rate_histogram(model(to_unit_range(x), generator=rng).z) for x in images.split(64)]
         prior = rate_histogram(model.sample_latent(len(images), rng))
     rows = [line.split(",") for line in (tmp_path / "firing_rates.csv").read_text().splitlines()[1:]]
     posterior = [sum(pair) for pair in zip(*counted, strict=True)]
