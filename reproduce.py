@@ -45,8 +45,6 @@ class Arguments:
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     precision: Precision = "fp32"
     """of training, as train.py has it"""
-    cuda_graph: bool = False
-    """of training, as train.py has it"""
 
 
 def main(argv: list[str]) -> None:
@@ -70,8 +68,7 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     minutes = math.inf if arguments.minutes is None else arguments.minutes
     rows = experiments.select(arguments.names)
-    runtime = {"precision": arguments.precision, "cuda_graph": arguments.cuda_graph}
-    failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device, **runtime)
+    failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device, precision=arguments.precision)
     if failed:
         raise UserError(f"rows failed: {', '.join(failed)}; results/<name>.json says why")
 

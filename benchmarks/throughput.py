@@ -2,7 +2,7 @@
 
     python -m benchmarks.throughput --dataset cifar10 --model esvae --batch-size 64 --mode train
     python -m benchmarks.throughput --dataset cifar10 --mode sample --backend scan --json result.json
-    python -m benchmarks.throughput --device cuda --precision bf16 --cuda-graph
+    python -m benchmarks.throughput --device cuda --precision bf16 --cuda-graph off
     python -m benchmarks.throughput --compare    # every backend that runs here
     python -m benchmarks.throughput --sweep      # how time and memory grow with batch, T, width and image size
 
@@ -31,9 +31,9 @@ from errors import UserError
 from files import write_json
 from models import ModelConfig, build_model
 from provenance import provenance
-from training.config import Backend, Config, Dataset, Model, Precision, Variant, preset
+from training.config import Backend, Config, CudaGraph, Dataset, Model, Precision, Variant, preset
 from training.device import keep_freed_memory, peak_memory_bytes, resolve_backend, resolve_device
-from training.graph import WARM_UP_STEPS
+from training.graph import WARM_UP_STEPS, resolve_graph
 from training.loop import make_optimizer, make_training_step, set_runtime
 
 SEED = 0
@@ -67,8 +67,8 @@ class Benchmark:
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
     precision: Precision = "fp32"
     """bf16: on a GPU synapses multiply and spikes are stored in bfloat16; on a CPU only gradients of spikes do"""
-    cuda_graph: bool = False
-    """record the training step as a CUDA graph and replay it"""
+    cuda_graph: CudaGraph = "auto"
+    """record the training step as a CUDA graph and replay it; auto does on a GPU, unless the backend is cupy"""
     repeats: int = 5
     """measurements; the median counts"""
     warmup: int = 3
@@ -81,8 +81,8 @@ class Benchmark:
             if getattr(self, name) < least:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag} must be at least {least} in mode {self.mode}, got {getattr(self, name)}")
-        if self.mode == "sample" and (self.cuda_graph or self.precision != "fp32"):
-            raise UserError("--cuda-graph and --precision are of training; use --mode train, or leave them out")
+        if self.mode == "sample" and (self.cuda_graph == "on" or self.precision != "fp32"):
+            raise UserError("--cuda-graph on and --precision are of training; use --mode train, or leave them out")
         for name in ("seconds", "width_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}")
@@ -92,10 +92,14 @@ class Benchmark:
         """Batch statistics and the MMD need a batch."""
         return 2 if self.mode == "train" else 1
 
-    @property
-    def untimed_steps(self) -> int:
+    def records(self, device: torch.device) -> bool:
+        """Whether steps on `device` are replays of a CUDA graph."""
+        backend = resolve_backend(self.backend, device)
+        return self.mode == "train" and resolve_graph(self.cuda_graph, backend, device)
+
+    def untimed_steps(self, device: torch.device) -> int:
         """Steps before anything is timed: recording a graph is none of what a run of hours does."""
-        return self.warmup + (WARM_UP_STEPS + 1 if self.cuda_graph else 0)
+        return self.warmup + (WARM_UP_STEPS + 1 if self.records(device) else 0)
 
     def config(self) -> Config:
         """The run whose steps are timed: the preset, with this number of time steps, run in this way."""
@@ -158,7 +162,7 @@ def measure(benchmark: Benchmark, make: Callable[[Benchmark, torch.device], Step
         torch.cuda.reset_peak_memory_stats(device)
     try:
         step = make(benchmark, device)
-        time_steps(step, benchmark.untimed_steps, device)
+        time_steps(step, benchmark.untimed_steps(device), device)
         n_steps = calibrate(step, benchmark.seconds, device)
         times = [time_steps(step, n_steps, device) for _ in range(benchmark.repeats)]
     except torch.OutOfMemoryError as error:
@@ -173,7 +177,8 @@ def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     noise = Generator(device).manual_seed(SEED)
     if benchmark.mode == "sample":
         return _sampling_step(model, benchmark.batch_size, noise)
-    return _training_step(model, replace(benchmark.config(), batch_size=benchmark.batch_size), noise)
+    config = replace(benchmark.config(), batch_size=benchmark.batch_size)
+    return _training_step(model, config, noise, benchmark.records(device))
 
 
 def make_model(benchmark: Benchmark, device: torch.device) -> nn.Module:
@@ -191,10 +196,10 @@ def random_images(n: int, config: ModelConfig, noise: Generator) -> Tensor:
     return torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
 
 
-def _training_step(model: nn.Module, config: Config, noise: Generator) -> Step:
+def _training_step(model: nn.Module, config: Config, noise: Generator, records: bool) -> Step:
     model.train()
     x = random_images(config.batch_size, model.config, noise)
-    optimizer, step = make_optimizer(model, config), make_training_step(config)
+    optimizer, step = make_optimizer(model, config), make_training_step(config, records)
     return lambda: step(model, optimizer, x, noise)
 
 
@@ -278,7 +283,8 @@ def facts(benchmark: Benchmark) -> dict[str, Any]:
     """The benchmark with everything that was left to `auto` filled in, and what it runs on; JSON-serialisable."""
     device = resolve_device(benchmark.device)
     backend = resolve_backend(benchmark.backend, device)
-    ran = {"device": str(device), "backend": backend, "threads": torch.get_num_threads()}
+    ran = {"device": str(device), "backend": backend, "cuda_graph": benchmark.records(device)}
+    ran |= {"threads": torch.get_num_threads()}
     config = benchmark.model_config().to_dict()
     return asdict(benchmark) | ran | {"model_config": config, "provenance": provenance(device)}
 

@@ -16,6 +16,7 @@ Model = Literal["esvae", "fsvae", "taid", "ann_vae"]
 Variant = Literal["paper", "code"]
 Backend = Literal["auto", "native", "triton", "scan", "torch", "cupy"]
 Precision = Literal["fp32", "bf16"]
+CudaGraph = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "fast"]
 
 LARGEST = 1e6  # of rates and weights: far above use, far below what overflows float32
@@ -89,8 +90,8 @@ class Config:
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
     precision: Precision = field(default="fp32", metadata=RUNTIME)
     """bf16: on a GPU synapses multiply and spikes are stored in bfloat16; on a CPU only gradients of spikes do"""
-    cuda_graph: bool = field(default=False, metadata=RUNTIME)
-    """record the training step as a CUDA graph and replay it; for small batches, where starting kernels takes long"""
+    cuda_graph: CudaGraph = field(default="auto", metadata=RUNTIME)
+    """record the training step as a CUDA graph and replay it; auto does on a GPU, unless the backend is cupy"""
     deterministic: bool = field(default=False, metadata=RUNTIME)
     """let a GPU compute the same bits in every run, which costs time; a CPU does so anyway"""
     checkpoint_every: float = field(default=10.0, metadata=RUNTIME)

@@ -93,16 +93,21 @@ def _capturable(optimizer: Optimizer) -> Iterator[None]:
             group["capturable"] = False
 
 
-def check_graph(backend: str, device: torch.device) -> None:
-    """Whether a training step on `backend` and `device` can be recorded.
+def resolve_graph(name: str, backend: str, device: torch.device) -> bool:
+    """Whether training steps on `backend` and `device` are recorded: `auto` records where that is possible.
 
     Raises:
-        UserError: it cannot.
+        UserError: `on` asked for where it is not.
     """
+    obstacle = _obstacle(backend, device)
+    if name == "on" and obstacle:
+        raise UserError(f"--cuda-graph on {obstacle}, or --cuda-graph auto")
+    return name != "off" and not obstacle
+
+
+def _obstacle(backend: str, device: torch.device) -> str:
     if device.type != "cuda":
-        raise UserError("--cuda-graph needs an NVIDIA GPU; leave it out, or use --device cuda")
+        return "needs an NVIDIA GPU; use --device cuda"
     if backend == "cupy":
-        raise UserError(
-            "--cuda-graph cannot record backend 'cupy', which does not run on PyTorch's stream; use --backend triton "
-            "or scan"
-        )
+        return "cannot record backend 'cupy', which does not run on PyTorch's stream; use --backend triton or scan"
+    return ""

@@ -28,7 +28,7 @@ from training.device import (
     resolve_device,
 )
 from training.folder import previous_starts, run_lock, start_run
-from training.graph import GraphedStep, Step, check_graph
+from training.graph import GraphedStep, Step, resolve_graph
 from training.log import RunLog, check_log
 from training.precision import autocast, set_precision
 from training.schedule import learning_rate_factor, rates_as_tensors, set_learning_rates
@@ -121,16 +121,19 @@ def prepare(config: Config) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(config.model_config())
-    set_runtime(model.to(device), config, device)
+    records = set_runtime(model.to(device), config, device)
     optimizer, noise = make_optimizer(model, config), _stream(config, device, NOISE)
-    if config.cuda_graph and config.rates_change:
+    if records and config.rates_change:
         rates_as_tensors(optimizer, device)
-    learning = model, optimizer, noise, make_training_step(config)
+    learning = model, optimizer, noise, make_training_step(config, records)
     return Run(config, config.run_dir, device, train.images, test.images, *learning)
 
 
-def set_runtime(model: nn.Module, config: Config, device: torch.device) -> None:
+def set_runtime(model: nn.Module, config: Config, device: torch.device) -> bool:
     """Let a model on `device` run as the configuration says: its backend, its precision, its graph.
+
+    Returns:
+        whether its training step is to be recorded as a CUDA graph.
 
     Raises:
         UserError: something that cannot run here, or not together.
@@ -138,9 +141,9 @@ def set_runtime(model: nn.Module, config: Config, device: torch.device) -> None:
     backend = resolve_backend(config.backend, device)
     set_backend(model, backend)
     set_precision(model, config.precision, backend, device)
-    if config.cuda_graph:
-        check_graph(backend, device)
+    if records := resolve_graph(config.cuda_graph, backend, device):
         model.prepare_for_graph()
+    return records
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
@@ -151,13 +154,13 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
-def make_training_step(config: Config) -> Step:
-    """`training_step` at the configured precision, as a CUDA graph if there shall be one."""
+def make_training_step(config: Config, records: bool) -> Step:
+    """`training_step` at the configured precision, `records` as a CUDA graph."""
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
         return training_step(model, optimizer, x, noise, config.precision)
 
-    return GraphedStep(step, config.batch_size) if config.cuda_graph else step
+    return GraphedStep(step, config.batch_size) if records else step
 
 
 def training_step(

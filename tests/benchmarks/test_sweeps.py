@@ -106,7 +106,7 @@ def test_time_per_image_is_one_over_the_rate() -> None:
 
 
 def test_the_command_line_of_a_point_means_the_same_benchmark() -> None:
-    for point in sizes(replace(BASE, variant="code", backend="scan", precision="bf16", cuda_graph=True)):
+    for point in sizes(replace(BASE, variant="code", backend="scan", precision="bf16", cuda_graph="off")):
         assert tyro.cli(Arguments, args=point.flags(), default=Arguments(Benchmark())).benchmark == point.benchmark
 
 

@@ -80,10 +80,10 @@ def test_json_and_printed_lines(mode: str, tmp_path: Path, capsys: pytest.Captur
         "--dataset imagenet",
         "--mode both",
         "--backend fast",
-        "--device cpu --cuda-graph",
+        "--device cpu --cuda-graph on",
         "--device cpu --backend scan --precision bf16",
         "--mode sample --precision bf16",
-        "--mode sample --cuda-graph",
+        "--mode sample --cuda-graph on",
     ],
 )
 def test_nonsense_is_one_line_and_exit_code_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,8 +139,10 @@ def test_running_out_of_memory_is_a_user_error() -> None:
 
 
 def test_recording_a_graph_is_not_timed() -> None:
-    assert TINY_BENCHMARK.untimed_steps == TINY_BENCHMARK.warmup == 1
-    assert replace(TINY_BENCHMARK, cuda_graph=True).untimed_steps == 1 + WARM_UP_STEPS + 1
+    on_a_gpu = replace(TINY_BENCHMARK, backend="scan")
+    assert on_a_gpu.untimed_steps(CPU) == on_a_gpu.warmup == 1
+    assert on_a_gpu.untimed_steps(torch.device("cuda")) == 1 + WARM_UP_STEPS + 1
+    assert replace(on_a_gpu, mode="sample").untimed_steps(torch.device("cuda")) == 1
 
 
 @pytest.mark.parametrize(("per_step", "expected"), [(0.01, 250), (0.5, 5), (1.0, 2), (10.0, 1)])

@@ -43,7 +43,7 @@ OTHER_VALUES = {
     "device": "cpu",
     "backend": "torch",
     "precision": "bf16",
-    "cuda_graph": True,
+    "cuda_graph": "off",
     "deterministic": True,
     "checkpoint_every": 1.0,
     "tensorboard": True,

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from errors import UserError
 from training import graph, loop
 from training.config import preset
-from training.graph import WARM_UP_STEPS, GraphedStep, check_graph
+from training.graph import WARM_UP_STEPS, GraphedStep, resolve_graph
 from training.schedule import set_learning_rates
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -32,7 +32,7 @@ class FakeGraph:
         monkeypatch.setattr(loop, "training_step", self.training_step)
         monkeypatch.setattr(graph, "capture", self.capture)
         monkeypatch.setattr(graph, "on_side_stream", lambda function, device: function())
-        monkeypatch.setattr(loop, "check_graph", lambda *_: None)
+        monkeypatch.setattr(loop, "resolve_graph", lambda *_: True)
 
     def training_step(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator, precision: str
@@ -66,7 +66,7 @@ def test_a_recorded_run_is_the_same_run(
     fake: FakeGraph, train: Callable, results: Callable, uninterrupted: Path, run_dir: Path
 ) -> None:
     # Epochs of six batches of 5 and one of 3; losses are fetched once per epoch, when all its steps are done.
-    assert train("--epochs", "3", "--cuda-graph") == 0
+    assert train("--epochs", "3") == 0
     assert results(run_dir) == results(uninterrupted)
     assert fake.replays == 3 * 6 - WARM_UP_STEPS and fake.recorded == [True]
     groups = torch.load(run_dir / "last.pt", weights_only=True)["optimizer"]["param_groups"]
@@ -82,10 +82,12 @@ def test_a_recorded_run_goes_on_recorded_or_not(
     uninterrupted: Path,
     run_dir: Path,
     stop: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     after_step(stop, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert train("--epochs", "1", "--cuda-graph") in (130, 0)
-    assert train("--epochs", "2", "--cuda-graph") == 0
+    assert train("--epochs", "1") in (130, 0)
+    assert train("--epochs", "2") == 0
+    monkeypatch.setattr(loop, "resolve_graph", lambda *_: False)
     assert train("--epochs", "3") == 0
     assert results(run_dir) == results(uninterrupted)
 
@@ -157,25 +159,26 @@ def test_another_model_than_the_recorded_one_is_refused(arguments: tuple, monkey
 @pytest.mark.parametrize(
     ("backend", "device", "message"),
     [
-        ("native", CPU, "--cuda-graph needs an NVIDIA GPU; leave it out, or use --device cuda"),
-        ("cupy", CUDA, "--cuda-graph cannot record backend 'cupy'.*use --backend triton or scan"),
+        ("native", CPU, "--cuda-graph on needs an NVIDIA GPU; use --device cuda, or --cuda-graph auto"),
+        ("cupy", CUDA, "--cuda-graph on cannot record backend 'cupy'.*use --backend triton or scan"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused(backend: str, device: torch.device, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_graph(backend, device)
+        resolve_graph("on", backend, device)
+    assert not resolve_graph("auto", backend, device) and not resolve_graph("off", backend, device)
 
 
 @pytest.mark.parametrize("backend", ["triton", "scan", "torch"])
-def test_what_can_be_recorded_is_not_refused(backend: str) -> None:
-    check_graph(backend, CUDA)
+def test_what_can_be_recorded_is_recorded_unless_it_shall_not(backend: str) -> None:
+    assert [resolve_graph(name, backend, CUDA) for name in ("auto", "on", "off")] == [True, True, False]
 
 
 def test_a_refusal_comes_before_anything_is_written(
     train: Callable, run_dir: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert train("--cuda-graph") == 2
-    assert capsys.readouterr().err.startswith("error: --cuda-graph needs an NVIDIA GPU")
+    assert train("--cuda-graph", "on") == 2
+    assert capsys.readouterr().err.startswith("error: --cuda-graph on needs an NVIDIA GPU")
     assert not run_dir.exists()
 
 
@@ -185,7 +188,7 @@ def same_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
-def gpu_run(model: str, backend: str, precision: str, cuda_graph: bool) -> tuple[list[dict[str, Tensor]], Any, Any]:
+def gpu_run(model: str, backend: str, precision: str, cuda_graph: str) -> tuple[list[dict[str, Tensor]], Any, Any]:
     """Eight steps on eight batches, the sixth a smaller one, at falling rates: metrics, weights, state of the noise."""
     config = replace(preset("digits", model), batch_size=10, n_steps=4, latent_dim=8, lr=1e-4, train_images=20)
     config = replace(config, schedule="cosine")
@@ -211,8 +214,8 @@ def gpu_run(model: str, backend: str, precision: str, cuda_graph: bool) -> tuple
 def test_on_a_gpu_replayed_steps_are_the_eager_ones(
     model: str, backend: str, precision: str, _gpu: str, same_algorithms: None
 ) -> None:
-    metrics, weights, noise = gpu_run(model, backend, precision, cuda_graph=True)
-    eager_metrics, eager_weights, eager_noise = gpu_run(model, backend, precision, cuda_graph=False)
+    metrics, weights, noise = gpu_run(model, backend, precision, cuda_graph="on")
+    eager_metrics, eager_weights, eager_noise = gpu_run(model, backend, precision, cuda_graph="off")
     assert noise.equal(eager_noise)  # the same draws, and as many
     for ours, theirs in zip(metrics, eager_metrics, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
@@ -226,11 +229,11 @@ def test_on_a_gpu_a_recorded_run_goes_on(
     train: Callable, results: Callable, after_step: Callable, run_dir: Path, _gpu: str, same_algorithms: None
 ) -> None:
     flags = ("--device", "cuda", "--lr", "1e-4")
-    assert train("--epochs", "2", *flags) == 0
+    assert train("--epochs", "2", "--cuda-graph", "off", *flags) == 0
     expected = results(run_dir)["metrics"]
     after_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert train("--epochs", "1", "--fresh", "--cuda-graph", *flags) == 130
-    assert train("--epochs", "2", "--cuda-graph", *flags) == 0
+    assert train("--epochs", "1", "--fresh", *flags) == 130
+    assert train("--epochs", "2", *flags) == 0
     for ours, theirs in zip(results(run_dir)["metrics"], expected, strict=True):
         assert float(ours["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=1e-2)
         assert float(ours["test_reconstruction"]) == pytest.approx(float(theirs["test_reconstruction"]), rel=1e-2)
