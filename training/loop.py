@@ -37,6 +37,7 @@ from training.stop import Stopped, StopRequest, stop_request
 
 RATES = ("posterior_rate", "prior_rate")
 NOISE = -1  # the stream behind all training noise; those from 0 on are the epochs' orders
+NOISE_STATE_BYTES = {"cpu": 5056, "cuda": 16}  # of a generator's state
 FETCH_EVERY = 20  # steps between fetching losses from the device, which waits for it
 
 
@@ -267,7 +268,7 @@ def resume(run: Run) -> None:
     try:
         run.model.load_state_dict(state.model)
         run.optimizer.load_state_dict(_computed_as(run.optimizer, state.optimizer))
-        run.noise.set_state(state.noise)
+        _go_on_drawing(run, state)
         if not 0 <= state.step <= run.steps_per_epoch or (state.step and "images" not in state.sums):
             raise ValueError(f"step {state.step} of {run.steps_per_epoch}")
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -284,9 +285,22 @@ def _computed_as(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dic
     return state | {"param_groups": [saved | {name: own[name] for name in names} for saved, own in groups]}
 
 
+def _go_on_drawing(run: Run, state: RunState) -> None:
+    """Noise goes on where the state left it; on another kind of device, with a stream of its own from there on."""
+    if state.noise.numel() != NOISE_STATE_BYTES[run.device.type] and state.noise.numel() in NOISE_STATE_BYTES.values():
+        finished_steps = state.epoch * run.steps_per_epoch + state.step
+        run.noise.manual_seed(_stream_seed(run.config, NOISE - 1 - finished_steps))
+    else:
+        run.noise.set_state(state.noise)
+
+
 def _stream(config: Config, device: torch.device, index: int) -> Generator:
     """One of a run's streams of random numbers. The seed itself made the weights: noise must not repeat them."""
-    return Generator(device).manual_seed(config.seed * 1_000_003 + index)
+    return Generator(device).manual_seed(_stream_seed(config, index))
+
+
+def _stream_seed(config: Config, index: int) -> int:
+    return config.seed * 1_000_003 + index
 
 
 def _progress(run: Run) -> Iterator[Tensor]:

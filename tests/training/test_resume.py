@@ -21,6 +21,7 @@ from training import loop
 from training.config import Config, preset
 from training.folder import read_record
 from training.log import RunLog
+from training.loop import NOISE_STATE_BYTES
 from training.stop import Stopped, StopRequest
 
 N_EPOCHS, STEPS_PER_EPOCH = 3, 7
@@ -393,3 +394,19 @@ def test_an_epoch_sees_each_image_once_and_never_in_the_same_order(
     assert not torch.equal(*epochs)
     sorted_rows = [sorted(map(tuple, images.tolist())) for images in epochs]
     assert sorted_rows[0] == sorted_rows[1] and len(set(sorted_rows[0])) == 33
+
+
+def test_a_run_goes_on_where_it_was_moved_from_a_gpu(train: Callable, run_dir: Path) -> None:
+    """Generators of a GPU are another kind: the noise has a stream of its own from there on, the same every time."""
+    assert torch.Generator().get_state().numel() == NOISE_STATE_BYTES["cpu"]
+    assert train("--epochs", "1") == 0
+    state = torch.load(run_dir / "last.pt", weights_only=True)
+    moved = state | {"noise": torch.zeros(NOISE_STATE_BYTES["cuda"], dtype=torch.uint8)}
+    ends = []
+    for start in (state, moved, moved):
+        torch.save(start, run_dir / "last.pt")
+        assert train("--epochs", "2") == 0
+        ends.append(torch.load(run_dir / "last.pt", weights_only=True))
+    stayed, first, second = ends
+    assert all(first["model"][name].equal(second["model"][name]) for name in first["model"])
+    assert first["noise"].equal(second["noise"]) and not first["noise"].equal(stayed["noise"])
