@@ -59,7 +59,7 @@ def training_figures(folder: Path) -> dict[str, Any]:
         seconds = float(log["seconds"].sum())
         n_images = float((log["seconds"] * log["images_per_second"]).sum())
         return {
-            "trained": {key: start[key] for key in PROVENANCE},
+            "trained": {key: start[key] for key in PROVENANCE} | {"precision": start["runtime"]["precision"]},
             "training_seconds": round(seconds, 1),
             "images_per_second": round(n_images / seconds, 1),
         }
@@ -144,7 +144,8 @@ def card(record: dict[str, Any]) -> str:
         **{name: _fad_text(record[name]) for name in FAD_PROTOCOLS if name in record},
         **({"fingerprint": f"{mark['value']:.5f} ({mark['protocol']})"} if mark else {}),
         "command": f"`{record['command']}`",
-        "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s",
+        "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s"
+        + _in_precision(record.get("trained")),
         **{f"training's {key}": value for key, value in _origin(record.get("trained")).items()},
         **_origin(record),
     }
@@ -159,6 +160,11 @@ def _rates(config: dict[str, Any]) -> str:
     )
     warmup = f" after a warm-up over {config['warmup']:g} of the run" if config["warmup"] else ""
     return f"{bottleneck}{config['schedule']}{warmup}"
+
+
+def _in_precision(trained: dict[str, Any] | None) -> str:
+    """How training computed; nothing where older results do not say."""
+    return f" in {trained['precision']}" if trained and "precision" in trained else ""
 
 
 def _origin(record: dict[str, Any] | None) -> dict[str, str]:
