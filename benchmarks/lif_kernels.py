@@ -6,8 +6,10 @@
 
 Prints one line per layer and backend: milliseconds, and gigabytes a second. The bytes are those that a kernel has to
 move which does tdBN and LIF together (see `bytes_moved`), so a backend that moves more of them comes out slower; they
-stand beside the bandwidth of a plain copy, measured in the same run. `compiled` is PyTorch's batch norm and the plain
-loop over time through torch.compile: what there is to beat. A backend that refuses is listed with what it says.
+stand beside the bandwidth of a plain copy, measured in the same run. On a GPU a pass is recorded as a CUDA graph, as in
+training, or Python's starting of kernels would be measured; `cupy` cannot be. `compiled` is PyTorch's batch norm and
+the plain loop over time through torch.compile: what there is to beat. A backend that refuses is listed with what it
+says.
 Needs no data set. Most of the time is torch.compile's. Run it on a machine that does nothing else.
 """
 
@@ -36,10 +38,12 @@ from neurons.scan import LIFConstants
 from provenance import provenance
 from training.config import Dataset, Variant, preset
 from training.device import keep_freed_memory, resolve_device
+from training.graph import WARM_UP_STEPS, capture, on_side_stream, resolve_graph
 
 SEED = 0
 
 Run = Callable[[Tensor], Tensor]
+Pass = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -161,12 +165,22 @@ def make_layer(backend: str, layer: Layer, norm: ThresholdDependentBatchNorm, co
     return run
 
 
-def make_pass(run: Run, layer: Layer, norm: ThresholdDependentBatchNorm, dtype: torch.dtype) -> Callable[[], object]:
+def make_pass(run: Run, layer: Layer, norm: ThresholdDependentBatchNorm, dtype: torch.dtype) -> Pass:
     """Forward and backward of a layer on random input; nothing is drawn while it is timed."""
     noise = Generator(norm.weight.device).manual_seed(SEED)
     x = _random(layer.shape, 2, noise, dtype).requires_grad_()
     grad = _random(layer.output_shape, 1 if layer.coefficients else 2, noise, dtype)
     return lambda: torch.autograd.grad(run(x), (x, norm.weight, norm.bias), grad)
+
+
+def recorded(run: Pass, backend: str, device: torch.device) -> Pass:
+    """The pass as a CUDA graph, where there can be one."""
+    if not resolve_graph("auto", backend, device):
+        return run
+    for _ in range(WARM_UP_STEPS):
+        on_side_stream(run, device)
+    replay, _ = capture(run, Generator(device))
+    return replay
 
 
 def _random(shape: tuple[int, ...], channels: int, noise: Generator, dtype: torch.dtype) -> Tensor:
@@ -213,7 +227,8 @@ def _measure_layer(
     norm = ThresholdDependentBatchNorm(layer.shape[2], config.v_threshold).to(device)
     try:
         run = make_layer(backend, layer, norm, config)
-        times = time_pass(make_pass(run, layer, norm, getattr(torch, benchmark.dtype)), benchmark, device)
+        forward_and_backward = make_pass(run, layer, norm, getattr(torch, benchmark.dtype))
+        times = time_pass(recorded(forward_and_backward, backend, device), benchmark, device)
     except UserError as error:
         return {"refused": str(error)}
     except torch.OutOfMemoryError:
@@ -221,7 +236,7 @@ def _measure_layer(
     return {"milliseconds": statistics.median(times) * 1e3, "milliseconds_each": [t * 1e3 for t in times]}
 
 
-def time_pass(run: Callable[[], object], benchmark: Benchmark, device: torch.device) -> list[float]:
+def time_pass(run: Pass, benchmark: Benchmark, device: torch.device) -> list[float]:
     """Seconds of one pass, measured `repeats` times, after it has been compiled and warmed up."""
     time_steps(run, 2, device)
     n = calibrate(run, benchmark.seconds, device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,6 +13,7 @@ from errors import UserError
 WARM_UP_STEPS = 3  # in which kernels are compiled, and the optimizer and cuDNN make what they keep
 
 Step = Callable[[nn.Module, Optimizer, Tensor, Generator], dict[str, Tensor]]
+Result = TypeVar("Result")
 
 
 class GraphedStep:
@@ -59,7 +61,7 @@ class GraphedStep:
             self.replay, self.values = capture(step, noise)
 
 
-def capture(function: Callable[[], Tensor], noise: Generator) -> tuple[Callable[[], None], Tensor]:
+def capture(function: Callable[[], Result], noise: Generator) -> tuple[Callable[[], None], Result]:
     """Record what a function does on the GPU of `noise`: what runs it again, and where that leaves its result.
 
     Every run draws from `noise` what the function itself would have drawn.
@@ -71,7 +73,7 @@ def capture(function: Callable[[], Tensor], noise: Generator) -> tuple[Callable[
     return graph.replay, result
 
 
-def on_side_stream(function: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+def on_side_stream(function: Callable[[], Result], device: torch.device) -> Result:
     """Run a function as it will be recorded: not on the default stream, whose work a graph cannot wait for."""
     here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     side.wait_stream(here)

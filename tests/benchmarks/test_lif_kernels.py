@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.lif_kernels import Benchmark, Layer, layers_of, main, make_layer, make_pass, plain_layer
+from benchmarks.lif_kernels import Benchmark, Layer, layers_of, main, make_layer, make_pass, plain_layer, recorded
 from cli import run_program
 from models.backbone import make_lif
 from neurons import ThresholdDependentBatchNorm
@@ -48,6 +48,25 @@ def test_the_plain_loop_has_the_gradients_of_scan(layer: Layer, variant: str) ->
 def test_on_a_gpu_the_gradients_are_those_of_scan(backend: str, variant: str) -> None:
     for layer in LAYERS * 4:  # more than torch.compile takes without a reset
         assert_same_gradients(backend, layer, variant, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("backend", ["compiled", "triton", "scan", "torch"])
+def test_on_a_gpu_a_recorded_pass_is_the_pass(backend: str) -> None:
+    device, layer, gradients = torch.device("cuda"), LAYERS[1], []
+    config = Benchmark().model_config()
+    norm = ThresholdDependentBatchNorm(layer.shape[2], config.v_threshold).to(device)
+    run = make_pass(make_layer(backend, layer, norm, config), layer, norm, torch.float32)
+    replay = recorded(lambda: gradients.append(run()), backend, device)
+    replay()
+    for ours, theirs in zip(gradients[-1], run(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_on_a_cpu_and_with_cupy_nothing_is_recorded() -> None:
+    assert recorded(len, "scan", torch.device("cpu")) is len
+    assert recorded(len, "cupy", torch.device("cuda")) is len
 
 
 @pytest.mark.parametrize("variant", ["paper", "code"])
