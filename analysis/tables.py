@@ -21,7 +21,7 @@ from analysis.formats import as_latex
 from analysis.layout import latex_layout, markdown_layout
 from analysis.run_list import run_list
 from analysis.table1 import HEADINGS, table1
-from analysis.trial_tables import recipe_table, switch_table
+from analysis.trial_tables import precision_table, recipe_table, switch_table
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_atomically
@@ -66,6 +66,7 @@ def make(results: Path) -> dict[str, str]:
         "runs.md": run_list(experiments, places),
         "recipe_search.md": recipe_table(results / "recipe_search.csv"),
         "variant_switches.md": switch_table(results / "variant_switches.csv"),
+        "precisions.md": precision_table(results / "precisions.csv"),
     }
 
 

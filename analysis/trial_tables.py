@@ -1,10 +1,10 @@
-"""The trials of recipe_search and variant_switches as Markdown, for docs/results.md."""
+"""The trials of recipe_search, variant_switches and precisions as Markdown, for docs/results.md."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from analysis import recipe_search, variant_switches
+from analysis import precisions, recipe_search, variant_switches
 from analysis.markdown import markdown_table
 from analysis.published import DATASET_NAMES
 from analysis.subjects import MODEL_NAMES
@@ -39,6 +39,22 @@ def switch_table(file: Path) -> str:
             rows.append([DATASET_NAMES.get(dataset, dataset), f"`{line['switch']}`", *numbers, line["n"]])
     heads = ["data set", "switch to the code's", "reconstruction loss", "difference to `paper`", "seeds"]
     return markdown_table(heads, rows, left=2) + "\n"
+
+
+def precision_table(file: Path) -> str:
+    """A line per budget and precision: mean and deviation of the loss over the runs that did not diverge."""
+    if not file.exists():
+        return NOT_RUN
+    rows = []
+    for line in precisions.effects(pd.read_csv(file)).to_dict("records"):
+        images = "all" if pd.isna(line["train_images"]) else f"{line['train_images']:g}"
+        budget = f"{line['epochs']:g} of {images} images, `{line['recipe']}`"
+        what = [DATASET_NAMES.get(line["dataset"], line["dataset"]), MODEL_NAMES[line["model"]], budget, line["device"]]
+        deviation = f" ± {line['deviation']:.4f}" if line["n"] > 1 else ""
+        loss = f"{line['mean']:.4f}{deviation}" if line["n"] else "-"
+        rows.append([*what, line["precision"], loss, f"{line['n']} of {line['runs']}"])
+    heads = ["data set", "model", "epochs and recipe", "device", "precision", "reconstruction loss", "seeds"]
+    return markdown_table(heads, rows, left=5) + "\n"
 
 
 def _cell(name: str, value: object) -> str:

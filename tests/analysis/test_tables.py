@@ -230,7 +230,7 @@ def test_markdown_aligns_the_first_columns_left() -> None:
     assert lines == ["| a | bb | cc |", "| - | -- | -: |", "| x | 1  |  2 |"]
 
 
-PAGES = ("runs", "recipe_search", "variant_switches")
+PAGES = ("runs", "recipe_search", "variant_switches", "precisions")
 PAGE = "\n".join(
     f"by hand {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->"
     for name in ("table1", "table2", "table3", *PAGES)

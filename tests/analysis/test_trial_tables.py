@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.recipe_search import SETTINGS
-from analysis.trial_tables import recipe_table, switch_table
+from analysis.trial_tables import precision_table, recipe_table, switch_table
 from analysis.variant_switches import SETTINGS as SWITCHES
 from analysis.variant_switches import Arguments, switches
 
 
 def test_without_trials_the_tables_say_so(tmp_path: Path) -> None:
-    assert recipe_table(tmp_path / "none.csv") == switch_table(tmp_path / "none.csv") == "No trial has been run yet.\n"
+    for table in (recipe_table, switch_table, precision_table):
+        assert table(tmp_path / "none.csv") == "No trial has been run yet.\n"
 
 
 def test_a_recipe_is_a_line_with_a_column_per_model_best_first(tmp_path: Path) -> None:
@@ -46,3 +47,18 @@ def test_a_switch_is_a_line_with_its_difference_to_the_paper(tmp_path: Path) -> 
     pd.DataFrame(rows[: -len(a.seeds)]).to_csv(tmp_path / "trials.csv", index=False)
     missing = [cell.strip() for cell in switch_table(tmp_path / "trials.csv").splitlines()[-1].strip("|").split("|")]
     assert missing[1:] == ["`all`", "not run", "-", "0"]
+
+
+def test_a_precision_is_a_line_with_the_runs_that_did_not_diverge(tmp_path: Path) -> None:
+    shared = {"dataset": "cifar10", "model": "esvae", "recipe": "fast", "train_images": None, "epochs": 10}
+    losses = {"fp32": (0.25, 0.75), "bf16": (0.5, None)}
+    rows = [
+        shared | {"device": "cuda", "precision": name, "seed": seed, "loss": loss}
+        for name, values in losses.items()
+        for seed, loss in enumerate(values)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "trials.csv", index=False)
+    lines = precision_table(tmp_path / "trials.csv").splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["CIFAR-10", "ESVAE", "10 of all images, `fast`", "cuda", "fp32", "0.5000 ± 0.3536", "2 of 2"]
+    assert cells[1][-3:] == ["bf16", "0.5000", "1 of 2"]
