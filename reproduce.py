@@ -68,14 +68,14 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     minutes = math.inf if arguments.minutes is None else arguments.minutes
     rows = experiments.select(arguments.names)
-    failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device, precision=arguments.precision)
+    failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device, arguments.precision)
     if failed:
         raise UserError(f"rows failed: {', '.join(failed)}; results/<name>.json says why")
 
 
 def _evaluate(arguments: Arguments, experiments: Experiments, places: Places) -> None:
-    if arguments.minutes is not None or arguments.epochs is not None:
-        raise UserError("--evaluate trains nothing: leave --minutes and --epochs out")
+    if (arguments.minutes, arguments.epochs, arguments.precision) != (None, None, "fp32"):
+        raise UserError("--evaluate trains nothing: leave --minutes, --epochs and --precision out")
     keep_freed_memory()
     rows = experiments.select(arguments.names)
     for row in rows if arguments.names else [r for r in rows if is_done(r, places) and places.weights(r).exists()]:

@@ -60,7 +60,7 @@ class LatentRaster(Experiment):
 def latents(subject: Subject, images: Tensor, stage: str, seed: int) -> Iterator[Tensor]:
     """z [T, batch, D] in batches, as many as there are images (uint8 [N, C, H, W]), at `training` or `generation`."""
     generator = subject.generator(seed)
-    parts = images.split(evaluation_batch(images.device))
+    parts = images.split(evaluation_batch(images))
     for part in tqdm(parts, f"{subject.label}, {stage}", unit="batch", disable=None, leave=False):
         if stage == "training":
             yield subject.model(to_unit_range(part), generator=generator).z

@@ -80,7 +80,7 @@ def altered_losses(subject: Subject, images: Tensor, alterations: Alterations, s
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
     posterior, noise = _generators(subject, seed)
     with tqdm(total=len(images), desc=subject.label, unit="img", disable=None, leave=False) as bar:
-        for x in batches(images, evaluation_batch(images.device)):
+        for x in batches(images, evaluation_batch(images)):
             output = subject.model(x, generator=posterior)
             sums["vanilla"] += _losses(output.reconstruction, x, output.reconstruction)
             for name, reconstruction in alterations(subject.model, x, output.z, noise):

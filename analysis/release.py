@@ -55,11 +55,11 @@ def training_figures(folder: Path) -> dict[str, Any]:
         UserError: no log or no record of a start, or damaged ones.
     """
     try:
-        start, log = read_record(folder)["starts"][-1], pd.read_csv(folder / METRICS_FILE)
+        starts, log = read_record(folder)["starts"], pd.read_csv(folder / METRICS_FILE)
         seconds = float(log["seconds"].sum())
         n_images = float((log["seconds"] * log["images_per_second"]).sum())
         return {
-            "trained": {key: start[key] for key in PROVENANCE} | {"precision": start["runtime"]["precision"]},
+            "trained": {key: starts[-1][key] for key in PROVENANCE} | {"precision": _precision_of(starts)},
             "training_seconds": round(seconds, 1),
             "images_per_second": round(n_images / seconds, 1),
         }
@@ -106,7 +106,7 @@ def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places
         "status": "done",
         "checkpoint": weights.name,
         "budget": budget(row, record["epochs"]),
-        "command": f"python reproduce.py {row.name}",
+        "command": _command(row, record["trained"]),
         "fingerprint": fingerprint(weights),
     }
     write_json(places.result(row), record)
@@ -160,6 +160,18 @@ def _rates(config: dict[str, Any]) -> str:
     )
     warmup = f" after a warm-up over {config['warmup']:g} of the run" if config["warmup"] else ""
     return f"{bottleneck}{config['schedule']}{warmup}"
+
+
+def _precision_of(starts: list[dict[str, Any]]) -> str:
+    """Of training: `fp32`, `bf16`, or each after the other where it changed."""
+    names = [start["runtime"].get("precision", "fp32") for start in starts]
+    return " then ".join(name for name, before in zip(names, [None, *names], strict=False) if name != before)
+
+
+def _command(row: Row, trained: dict[str, Any]) -> str:
+    """What makes the row again."""
+    precision = trained.get("precision", "fp32")
+    return f"python reproduce.py {row.name}" + (f" --precision {precision}" if precision == "bf16" else "")
 
 
 def _in_precision(trained: dict[str, Any] | None) -> str:

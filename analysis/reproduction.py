@@ -3,7 +3,6 @@
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 from analysis.experiments import Places, Row, read_result
 from analysis.release import release
@@ -11,6 +10,7 @@ from errors import UserError
 from files import write_json
 from models import read_metadata
 from models.checkpoint import MODEL_FILE
+from training.config import Precision
 from training.loop import fit
 from training.stop import Stopped
 
@@ -21,7 +21,7 @@ def reproduce(
     minutes: float = math.inf,
     epochs: int | None = None,
     device: str = "auto",
-    **runtime: Any,
+    precision: Precision = "fp32",
 ) -> list[str]:
     """Run rows in order until they are done or the time is up.
 
@@ -31,7 +31,7 @@ def reproduce(
         minutes: stop training after so long, with the state saved.
         epochs: a reduced budget for every row, labelled so in its result.
         device: as in training.
-        runtime: other fields of Config that do not make another run.
+        precision: of training.
 
     Returns:
         names of the rows that failed; each has a result that says why.
@@ -49,7 +49,7 @@ def reproduce(
             break
         print(f"== {row.name}", flush=True)
         try:
-            run_row(row, places, epochs or row.epochs, device, deadline, **runtime)
+            run_row(row, places, epochs or row.epochs, device, deadline, precision)
         except UserError as error:
             print(f"failed: {error}", flush=True)
             _write_failure(row, places, error)
@@ -61,7 +61,14 @@ def reproduce(
     return failed
 
 
-def run_row(row: Row, places: Places, epochs: int, device: str, deadline: float = math.inf, **runtime: Any) -> None:
+def run_row(
+    row: Row,
+    places: Places,
+    epochs: int,
+    device: str,
+    deadline: float = math.inf,
+    precision: Precision = "fp32",
+) -> None:
     """Train one row as far as the deadline allows, then release what there is.
 
     Raises:
@@ -69,7 +76,7 @@ def run_row(row: Row, places: Places, epochs: int, device: str, deadline: float 
         Stopped: training was interrupted. Where the deadline did it, finished epochs are released; whoever sends
             a signal wants the program to end now.
     """
-    config = row.config(epochs, runs_dir=places.runs, device=device, **runtime)
+    config = row.config(epochs, runs_dir=places.runs, device=device, precision=precision)
     try:
         fit(config, deadline=deadline)
     except Stopped as stopped:

@@ -293,10 +293,11 @@ def describe(record: dict[str, Any]) -> str:
     """Three lines: what is timed, what runs it, on which versions."""
     source = record["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in source["versions"].items())
+    graph = {False: "", True: ", CUDA graph"}.get(record["cuda_graph"], f", CUDA graph {record['cuda_graph']}")
     return (
         f"{record['mode']}: {record['model']} ({record['variant']}) on {record['dataset']} shapes, "
         f"batches of {record['batch_size']}, T = {record['n_steps']}\n"
-        f"backend {record['backend']}, {record['precision']}{', CUDA graph' if record['cuda_graph'] else ''}, "
+        f"backend {record['backend']}, {record['precision']}{graph}, "
         f"device {record['device']} ({source['hardware']}), {record['threads']} CPU threads\n"
         f"{versions}"
     )
@@ -315,7 +316,7 @@ def run(a: Arguments) -> tuple[str, dict[str, Any]]:
 def main(argv: list[str]) -> None:
     """Parse, measure, print and write."""
     a = parse_arguments(Arguments, argv, __doc__, default=Arguments(Benchmark()))
-    conditions = prepare(a, **({"backend": "each in turn"} if a.compare else {}))
+    conditions = prepare(a, **({"backend": "each in turn", "cuda_graph": a.benchmark.cuda_graph} if a.compare else {}))
     text, numbers = run(a)
     print(text)
     save_record(a.json, numbers | conditions)

@@ -22,17 +22,23 @@ from neurons.tdbn import ThresholdDependentBatchNorm, affine, input_gradient_fac
 
 @dataclass(frozen=True)
 class Kernels:
-    """One implementation of the passes over a layer's activations; neurons.native says what each does."""
+    """One implementation of the passes over a layer's activations.
+
+    `layer` is explained in neurons.layer, the two functions are below, where they are those of `native`.
+    """
 
     layer: type[FusedLayer]
-    batch_affine: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+    batch_affine_: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
     input_gradient_: Callable[..., tuple[Tensor, Tensor]]
 
 
-def batch_affine(
+def batch_affine_(
     x: Tensor, gain: Tensor, norm: ThresholdDependentBatchNorm, x_bias: Tensor, n_repeats: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Batch mean, its inverse deviation, slope and offset of tdBN per channel, [C]; moves the running statistics."""
+    """Batch mean, its inverse deviation, slope and offset of tdBN per channel, [C]; moves norm's running statistics.
+
+    `gain` is norm.gain, a product, which a caller has computed once already.
+    """
     mean, variance = channel_statistics(x)
     mean, inverse_std = mean.float(), (variance + norm.eps).rsqrt().float()
     norm.update_running(mean + x_bias, inverse_std, x.numel() // x.shape[2] * n_repeats)
@@ -51,7 +57,7 @@ def input_gradient_(
     return grad_gain, grad_bias
 
 
-NATIVE = Kernels(NativeLayer, batch_affine, input_gradient_)
+NATIVE = Kernels(NativeLayer, batch_affine_, input_gradient_)
 
 
 @functools.cache
@@ -59,7 +65,7 @@ def triton_kernels() -> Kernels:
     """The kernels in Triton, which is imported by those who use it only."""
     from neurons import triton_layer
 
-    return Kernels(triton_layer.TritonLayer, triton_layer.batch_affine, triton_layer.input_gradient_)
+    return Kernels(triton_layer.TritonLayer, triton_layer.batch_affine_, triton_layer.input_gradient_)
 
 
 def fused_lif(
@@ -143,7 +149,7 @@ class _FusedNormLIF(torch.autograd.Function):
         coefficients: Tensor | None,
     ):
         x, v, n_steps = channels_last(x, dense=True), _like_steps(v), len(x) * n_repeats
-        mean, inverse_std, slope, offset = kernels.batch_affine(x, gain, norm, x_bias, n_repeats)
+        mean, inverse_std, slope, offset = kernels.batch_affine_(x, gain, norm, x_bias, n_repeats)
         out, v_last = kernels.layer(x, n_steps, x.shape[2], constants, coefficients).forward(slope, offset, v)
         ctx.save_for_backward(x, v, gain, slope, offset, mean, inverse_std, coefficients)
         ctx.layer = constants, n_steps, kernels

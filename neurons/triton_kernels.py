@@ -182,7 +182,7 @@ def statistics(
     """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     exists = channel < n_channels
-    part = tl.arange(0, PARTS)
+    part = tl.arange(0, PARTS).to(tl.int64)
     n = tl.minimum(tl.maximum(n_rows - part * part_rows, 0), part_rows).to(tl.float64)[:, None]
     here, inside = part[:, None] * n_channels + channel[None, :], (part < n_parts)[:, None] & exists[None, :]
     average = tl.load(means + here, mask=inside, other=0.0).to(tl.float64)

@@ -22,16 +22,21 @@ BYTES_PER_WARP = 128  # of a step in the LIF's kernels: with more, a thread's 16
 
 
 class _Tiles:
-    """Tiles of about `n_values` that cover a matrix [n_rows, n_channels]; a kernel's program does one."""
+    """Tiles of about `n_values` that cover a matrix [n_rows, n_channels].
 
-    def __init__(self, n_rows: int, n_channels: int, n_values: int) -> None:
+    A kernel's program does one, or as many below each other as leave at most `max_high` rows of programs.
+    """
+
+    def __init__(self, n_rows: int, n_channels: int, n_values: int, max_high: int | None = None) -> None:
         self.n_rows, self.n_channels = n_rows, n_channels
         self.channels = min(triton.next_power_of_2(n_channels), MAX_TILE_CHANNELS)
         self.rows = n_values // self.channels
-        self.n_high = triton.cdiv(n_rows, self.rows)
+        n_high = triton.cdiv(n_rows, self.rows)
+        self.n_loops = triton.cdiv(n_high, max_high or n_high)
+        self.n_high = triton.cdiv(n_high, self.n_loops)
 
     def empty_sums(self, device: torch.device) -> Tensor:
-        """Room for two sums per channel over every tile, [2, n_high, n_channels]."""
+        """Room for two sums per channel of every program, [2, n_high, n_channels]."""
         return torch.empty((2, self.n_high, self.n_channels), dtype=torch.float32, device=device)
 
     def run(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
@@ -120,26 +125,28 @@ class TritonLayer(FusedLayer):
     def _run(self, kernel: Any, steps: slice, *arguments: Any, **constants: Any) -> None:
         x, stride = (self.x, 0) if self.constant else (self.x[steps], self.x.stride(0))
         constants |= {"n_neurons": x[0].numel(), "N_STEPS": steps.stop - steps.start}
-        warps = max(1, LIF_TILE * x.itemsize // BYTES_PER_WARP)
-        self._tiles().run(kernel, x, stride, *arguments, **constants, num_warps=min(warps, 8))
+        self._tiles().run(kernel, x, stride, *arguments, **constants, num_warps=lif_warps(x.itemsize))
 
 
-def batch_affine(
+def lif_warps(itemsize: int) -> int:
+    """Warps of a program of the LIF's kernels, whose activations have so many bytes each."""
+    return min(8, max(1, LIF_TILE * itemsize // BYTES_PER_WARP))
+
+
+def batch_affine_(
     x: Tensor, gain: Tensor, norm: ThresholdDependentBatchNorm, x_bias: Tensor, n_repeats: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`neurons.fused.batch_affine` for a dense channels_last x [T, N, C, ...], in two kernels."""
+    """`neurons.fused.batch_affine_` for a dense channels_last x [T, N, C, ...], in two kernels."""
     n_channels = x.shape[2]
     n_rows = x.numel() // n_channels
-    tiles = _Tiles(n_rows, n_channels, STATISTICS_TILE)
-    n_loops = triton.cdiv(tiles.n_high, STATISTICS_PARTS)
-    tiles.n_high = triton.cdiv(tiles.n_high, n_loops)
+    tiles = _Tiles(n_rows, n_channels, STATISTICS_TILE, STATISTICS_PARTS)
     means, squares = tiles.empty_sums(x.device)
-    tiles.run(kernels.moments, x, means, squares, N_LOOPS=n_loops)
+    tiles.run(kernels.moments, x, means, squares, N_LOOPS=tiles.n_loops)
 
     vectors = torch.empty((4, n_channels), dtype=torch.float32, device=x.device).unbind()
     running = norm.running_mean, norm.running_var
     unbiased = unbiasing_factor(n_rows * n_repeats)
-    numbers = tiles.n_high, n_loops * tiles.rows, n_rows, n_channels, unbiased, norm.momentum, norm.eps
+    numbers = tiles.n_high, tiles.n_loops * tiles.rows, n_rows, n_channels, unbiased, norm.momentum, norm.eps
     with torch.cuda.device_of(x):
         kernels.statistics[(triton.cdiv(n_channels, VECTOR_CHANNELS),)](
             *(means, squares, gain, norm.bias, x_bias, *vectors, *running, *numbers),

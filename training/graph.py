@@ -95,21 +95,23 @@ def _capturable(optimizer: Optimizer) -> Iterator[None]:
             group["capturable"] = False
 
 
-def resolve_graph(name: str, backend: str, device: torch.device) -> bool:
+def resolve_graph(name: str, backend: str, device: torch.device, deterministic: bool = False) -> bool:
     """Whether training steps on `backend` and `device` are recorded: `auto` records where that is possible.
 
     Raises:
         UserError: `on` asked for where it is not.
     """
-    obstacle = _obstacle(backend, device)
+    obstacle = _obstacle(backend, device, deterministic)
     if name == "on" and obstacle:
         raise UserError(f"--cuda-graph on {obstacle}, or --cuda-graph auto")
     return name != "off" and not obstacle
 
 
-def _obstacle(backend: str, device: torch.device) -> str:
+def _obstacle(backend: str, device: torch.device, deterministic: bool) -> str:
     if device.type != "cuda":
         return "needs an NVIDIA GPU; use --device cuda"
     if backend == "cupy":
         return "cannot record backend 'cupy', which does not run on PyTorch's stream; use --backend triton or scan"
+    if deterministic:  # its form of scatter, with which FSVAE takes the gradient of a choice, waits for the device
+        return "cannot record the kernels of --deterministic; leave that out"
     return ""

@@ -141,7 +141,7 @@ class RunLog:
         before_batch: Callable[[], None] | None,
     ) -> None:
         posterior = []
-        for x in batches(images, evaluation_batch(images.device)):
+        for x in batches(images, evaluation_batch(images)):
             if before_batch:
                 before_batch()
             posterior.append(rate_histogram(model(x, generator=generator).z))

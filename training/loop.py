@@ -142,7 +142,7 @@ def set_runtime(model: nn.Module, config: Config, device: torch.device) -> bool:
     backend = resolve_backend(config.backend, device)
     set_backend(model, backend)
     set_precision(model, config.precision, backend, device)
-    if records := resolve_graph(config.cuda_graph, backend, device):
+    if records := resolve_graph(config.cuda_graph, backend, device, config.deterministic):
         model.prepare_for_graph()
     return records
 
@@ -288,6 +288,7 @@ def _computed_as(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dic
 def _go_on_drawing(run: Run, state: RunState) -> None:
     """Noise goes on where the state left it; on another kind of device, with a stream of its own from there on."""
     if state.noise.numel() != NOISE_STATE_BYTES[run.device.type] and state.noise.numel() in NOISE_STATE_BYTES.values():
+        print("the state is of another kind of device: noise goes on with another stream", flush=True)
         finished_steps = state.epoch * run.steps_per_epoch + state.step
         run.noise.manual_seed(_stream_seed(run.config, NOISE - 1 - finished_steps))
     else:

@@ -19,6 +19,7 @@ from analysis.release import budget, card, release, remeasure
 from analysis.reproduction import reproduce
 from cli import run_program
 from errors import UserError
+from neurons.library import native_available
 from training.config import Config
 from training.loop import fit
 from training.stop import Stopped
@@ -212,10 +213,12 @@ def test_only_a_released_result_is_measured_again(elsewhere: Places) -> None:
         remeasure(ROW, places_without, "cpu")
 
 
-@pytest.mark.parametrize("flag", ["--minutes", "--epochs"])
-def test_measuring_again_takes_no_budget(flag: str, capsys: pytest.CaptureFixture) -> None:
-    assert run_program(program.main, ["--evaluate", flag, "2"]) == 2
-    assert capsys.readouterr().err == "error: --evaluate trains nothing: leave --minutes and --epochs out\n"
+@pytest.mark.parametrize(("flag", "value"), [("--minutes", "2"), ("--epochs", "2"), ("--precision", "bf16")])
+def test_measuring_again_takes_nothing_of_training(flag: str, value: str, capsys: pytest.CaptureFixture) -> None:
+    assert run_program(program.main, ["--evaluate", flag, value]) == 2
+    assert (
+        capsys.readouterr().err == "error: --evaluate trains nothing: leave --minutes, --epochs and --precision out\n"
+    )
 
 
 @pytest.mark.parametrize("flags", [("esvae-mnist",), ("--minutes", "3"), ("--epochs", "1"), ("--evaluate",)])
@@ -237,3 +240,16 @@ def test_the_table_holds_the_papers_rows_and_baselines(places: Places) -> None:
 
 def test_the_paper_has_no_digits() -> None:
     assert paper_table1("digits").empty
+
+
+@pytest.mark.skipif(not native_available(), reason="no C compiler")
+def test_the_precision_of_training_stands_in_result_card_and_command(tmp_path: Path) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    assert reproduce((ROW,), places, epochs=1, device="cpu", precision="bf16") == []
+    record, text = result(places), (places.pretrained / "tiny.md").read_text()
+    assert record["trained"]["precision"] == "bf16"
+    assert "images/s in bf16 |" in text and "`python reproduce.py tiny --precision bf16`" in text
+    assert reproduce((ROW,), places, epochs=2, device="cpu") == []
+    record, text = result(places), (places.pretrained / "tiny.md").read_text()
+    assert record["trained"]["precision"] == "bf16 then fp32"
+    assert "images/s in bf16 then fp32 |" in text and "`python reproduce.py tiny`" in text

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from data import load_split, to_unit_range
 from losses import reconstruction_loss
 from metrics import eight_bit_loss, evaluate_reconstruction, mean_image_loss
+from metrics.reconstruction import evaluation_batch
 
 
 class KnownError(nn.Module):
@@ -109,3 +110,13 @@ def test_the_mean_image_of_digits() -> None:
 def test_eight_bits_lose_nothing() -> None:
     every_value = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     assert 0 <= eight_bit_loss(every_value) < 1e-12
+
+
+def test_batches_of_an_evaluation_are_small_on_a_cpu() -> None:
+    assert evaluation_batch(torch.empty(2, 3, 64, 64)) == 64
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_batches_of_an_evaluation_have_as_many_pixels_whatever_the_images_on_a_gpu() -> None:
+    assert [evaluation_batch(torch.empty((2, 3, n, n), device="cuda")) for n in (32, 64, 1024)] == [500, 125, 1]

@@ -239,7 +239,7 @@ def test_statistics_of_values_far_from_zero(
     norm, exact = ThresholdDependentBatchNorm(70, v_threshold=0.2, eps=1e-20, momentum=1.0), x.double().flatten(0, 1)
     norm, none = norm.to(DEVICE), torch.zeros(70, device=DEVICE)
     monkeypatch.setattr(triton_layer, "STATISTICS_PARTS", parts)
-    vectors = triton_layer.batch_affine(x.to(DEVICE), norm.gain, norm, none, n_repeats=1)
+    vectors = triton_layer.batch_affine_(x.to(DEVICE), norm.gain, norm, none, n_repeats=1)
     mean, inverse_std, slope, offset = (vector.cpu().double() for vector in vectors)
     torch.testing.assert_close(mean, exact.mean(0), rtol=1e-6, atol=0)
     torch.testing.assert_close(inverse_std, exact.var(0, correction=0).rsqrt(), rtol=5e-5, atol=0)
@@ -356,13 +356,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from neurons import triton_kernels as kernels
+from neurons.triton_layer import LIF_TILE, lif_warps
 
 ACTIVATIONS = ("x", "spikes", "grad_spikes", "last_grad_y", "grad")
 NUMBERS = ("decay", "fires_from", "middle", "half", "height", "unbiased", "momentum", "eps")
 SIZES = ("n_rows", "n_neurons", "n_channels", "x_stride", "grad_stride", "n_parts", "part_rows")
 
 
-def compiled(kernel, dtype, **constants):
+def compiled(kernel, dtype, num_warps=4, **constants):
     def type_of(name):
         if name in constants:
             return "constexpr"
@@ -373,11 +374,11 @@ def compiled(kernel, dtype, **constants):
         return "fp32" if name in NUMBERS else "i32" if name in SIZES else f"*{dtype if name in ACTIVATIONS else 'fp32'}"
 
     source = ASTSource(kernel, {name: type_of(name) for name in kernel.arg_names}, constants)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps})
 
 
 for dtype in ("fp32", "bf16"):
-    tile = {"ROWS": 8, "CHANNELS": 32}
+    tile = {"ROWS": LIF_TILE // 32, "CHANNELS": 32, "num_warps": lif_warps(4 if dtype == "fp32" else 2)}
     spikes = {"coefficients": None}
     compiled(kernels.forward, dtype, N_STEPS=16, v=None, **tile)
     compiled(kernels.forward, dtype, N_STEPS=16, **spikes, **tile)
@@ -387,7 +388,7 @@ for dtype in ("fp32", "bf16"):
     of_a_sum = compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=False, **none, **tile)
     backward = compiled(kernels.backward, dtype, N_STEPS=16, SUM_STEPS=False, **spikes, **tile)
     compiled(kernels.moments, dtype, N_LOOPS=64, ROWS=128, CHANNELS=32)
-    compiled(kernels.statistics, dtype, PARTS=512, CHANNELS=8)
+    compiled(kernels.statistics, dtype, num_warps=8, PARTS=512, CHANNELS=8)
     compiled(kernels.input_gradient, dtype, ROWS=32, CHANNELS=32)
     for kernel in (backward, of_a_sum):
         file = Path(sys.argv[1]) / "backward.cubin"

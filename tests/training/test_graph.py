@@ -174,6 +174,12 @@ def test_what_can_be_recorded_is_recorded_unless_it_shall_not(backend: str) -> N
     assert [resolve_graph(name, backend, CUDA) for name in ("auto", "on", "off")] == [True, True, False]
 
 
+def test_deterministic_kernels_are_not_recorded() -> None:
+    assert not resolve_graph("auto", "triton", CUDA, deterministic=True)
+    with pytest.raises(UserError, match="--cuda-graph on cannot record the kernels of --deterministic"):
+        resolve_graph("on", "triton", CUDA, deterministic=True)
+
+
 def test_a_refusal_comes_before_anything_is_written(
     train: Callable, run_dir: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -190,7 +196,7 @@ def same_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gpu_run(model: str, backend: str, precision: str, cuda_graph: str) -> tuple[list[dict[str, Tensor]], Any, Any]:
     """Eight steps on eight batches, the sixth a smaller one, at falling rates: metrics, weights, state of the noise."""
-    config = replace(preset("digits", model), batch_size=10, n_steps=4, latent_dim=8, lr=1e-4, train_images=20)
+    config = replace(preset("digits", model), batch_size=10, n_steps=8, latent_dim=8, lr=1e-4, train_images=20)
     config = replace(config, schedule="cosine")
     ways = {"device": "cuda", "backend": backend, "precision": precision, "cuda_graph": cuda_graph}
     run = loop.prepare(replace(config, **ways))
@@ -201,6 +207,8 @@ def gpu_run(model: str, backend: str, precision: str, cuda_graph: str) -> tuple[
     metrics = []
     for k, x in enumerate(batches):
         set_learning_rates(run.optimizer, tuple(rate * (1 - k / 8) for rate in run.config.learning_rates))
+        if hasattr(run.model, "scheduled_sampling"):  # steps 5 and 6 draw, and the graph sees what changes
+            run.model.scheduled_sampling.fill_(k / 8)
         metrics.append(run.training_step(run.model, run.optimizer, x, run.noise))
     return metrics, run.model.state_dict(), run.noise.get_state()
 
@@ -209,7 +217,11 @@ def gpu_run(model: str, backend: str, precision: str, cuda_graph: str) -> tuple[
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("model", "backend"),
-    [("esvae", "triton"), ("esvae", "scan"), ("esvae", "torch"), ("ann_vae", "scan"), ("fsvae", "triton")],
+    [
+        *((name, "triton") for name in ("esvae", "fsvae", "taid")),
+        *((name, "scan") for name in ("esvae", "ann_vae")),
+        ("esvae", "torch"),
+    ],
 )
 def test_on_a_gpu_replayed_steps_are_the_eager_ones(
     model: str, backend: str, precision: str, _gpu: str, same_algorithms: None
