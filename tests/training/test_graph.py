@@ -73,6 +73,18 @@ def test_a_recorded_run_is_the_same_run(
     assert not any(group["capturable"] for group in groups)
 
 
+def test_a_recorded_run_of_fsvae_draws_as_one_that_is_not(
+    train: Callable, results: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--model", "fsvae", "--n-steps", "8", "--n-candidates", "3", "--epochs", "2")
+    assert train(*flags) == 0
+    plain = results(run_dir)
+    fake = FakeGraph(monkeypatch)
+    assert train(*flags, "--fresh") == 0
+    assert fake.replays == 2 * 6 - WARM_UP_STEPS
+    assert results(run_dir) == plain
+
+
 @pytest.mark.parametrize("stop", [2, WARM_UP_STEPS + 1, 7], ids=["warming up", "recording", "small batch"])
 def test_a_recorded_run_goes_on_recorded_or_not(
     fake: FakeGraph,
