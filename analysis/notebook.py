@@ -53,8 +53,8 @@ def _preference(run: dict) -> tuple[bool, int]:
 def show(experiment: Experiment, rerun: bool) -> None:
     """Display an experiment's protocol, table and figures.
 
-    They come from results/analysis, or are measured where `rerun` says so, nothing is stored for just these weights, or
-    the experiment asks for a setting that what is stored does not have.
+    They come from results/analysis, or are measured where `rerun` says so, nothing is stored for these weights, or the
+    experiment asks for a setting that what is stored does not have.
     What is measured here is displayed and not written.
     """
     subjects = experiment.load_subjects()
@@ -67,14 +67,14 @@ def show(experiment: Experiment, rerun: bool) -> None:
 
 
 def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]] | None:
-    """Record, table and pictures on file, if they are of just these weights and of the settings asked for."""
+    """Record, table and pictures on file, if they are of these weights (and maybe more) and of the settings asked for."""
     name = experiment.file_name(subjects)
     try:
         record, table = read_experiment(RESULTS, name)
     except UserError as error:
         print(f"measuring now: {error}")
         return None
-    if {s["sha256"] for s in record["subjects"]} != {s.describe()["sha256"] for s in subjects}:
+    if not {s.describe()["sha256"] for s in subjects} <= {s["sha256"] for s in record["subjects"]}:
         print(f"measuring now: {RESULTS}/{name}.json is of other weights")
         return None
     if other := other_settings(record, _asked_for(experiment)):

@@ -65,6 +65,18 @@ def test_a_rerun_measures_and_leaves_the_file(stored: LatentRaster, tmp_path: Pa
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_a_result_of_more_models_than_asked_for_is_shown(
+    small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(notebook, "RESULTS", tmp_path)
+    both = LatentRaster(checkpoint=(small_models["esvae"], small_models["fsvae"]), n_images=5, device="cpu")
+    subjects = both.load_subjects()
+    write_result(tmp_path, both.file_name(subjects), both.measure(subjects))
+    show(replace(both, checkpoint=both.checkpoint[:1]), rerun=False)
+    shown = capsys.readouterr().out
+    assert "measuring now" not in shown and "FSVAE" in shown
+
+
 def test_a_result_of_other_weights_is_not_shown(stored: LatentRaster, small_models: dict[str, Path], capsys) -> None:
     show(LatentRaster(checkpoint=(small_models["fsvae"],), n_images=5, device="cpu"), rerun=False)
     shown = capsys.readouterr().out
