@@ -67,7 +67,7 @@ def show(experiment: Experiment, rerun: bool) -> None:
 
 
 def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]] | None:
-    """Record, table and pictures on file, if they are of these weights (and maybe more) and of the settings asked for."""
+    """Record, table and pictures on file, if they are of these weights, or more, and of the settings asked for."""
     name = experiment.file_name(subjects)
     try:
         record, table = read_experiment(RESULTS, name)
