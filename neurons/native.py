@@ -89,7 +89,6 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-def combine_(grad: Tensor, x: Tensor, on_grad: Tensor, on_x: Tensor, constant: Tensor) -> Tensor:
+def combine_(grad: Tensor, x: Tensor, on_grad: Tensor, on_x: Tensor, constant: Tensor) -> None:
     """grad <- on_grad * grad + on_x * x + constant, per channel, in place; both dense and channels_last."""
     _combine(grad, x, on_grad, on_x, constant, x.numel(), x.shape[2], n_threads(x.numel()))
-    return grad
