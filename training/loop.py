@@ -92,8 +92,8 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         print(describe_backend(config.backend, run.device), flush=True)
     with run_lock(run.folder), stop_request(deadline) as request, reproducible_kernels(config.deterministic):
         starts = previous_starts(config, fresh)  # again, as the state: a process that was ending may have saved since
-        if not fresh:
-            resume(run)
+        if not fresh and resume(run):
+            print("the state is of another kind of device: noise goes on with another stream", flush=True)
         start_run(config, [*starts, _start(run)], fresh)
         log = RunLog(run.folder, run.epoch, config.tensorboard)
         while run.epoch < config.epochs:
@@ -259,16 +259,16 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     _save(run)
 
 
-def resume(run: Run) -> None:
-    """Take over the folder's last state, if there is one."""
+def resume(run: Run) -> bool:
+    """Take over the folder's last state, if there is one. Returns whether noise goes on with another stream."""
     file = run.folder / STATE_FILE
     if not file.exists():
-        return
+        return False
     state = load_state(file)
     try:
         run.model.load_state_dict(state.model)
         run.optimizer.load_state_dict(_computed_as(run.optimizer, state.optimizer))
-        _go_on_drawing(run, state)
+        is_moved = _go_on_drawing(run, state)
         if not 0 <= state.step <= run.steps_per_epoch or (state.step and "images" not in state.sums):
             raise ValueError(f"step {state.step} of {run.steps_per_epoch}")
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -276,6 +276,7 @@ def resume(run: Run) -> None:
         raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
     check_log(run.folder)
     run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
+    return is_moved
 
 
 def _computed_as(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -285,14 +286,16 @@ def _computed_as(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dic
     return state | {"param_groups": [saved | {name: own[name] for name in names} for saved, own in groups]}
 
 
-def _go_on_drawing(run: Run, state: RunState) -> None:
-    """Noise goes on where the state left it; on another kind of device, with a stream of its own from there on."""
-    if state.noise.numel() != NOISE_STATE_BYTES[run.device.type] and state.noise.numel() in NOISE_STATE_BYTES.values():
-        print("the state is of another kind of device: noise goes on with another stream", flush=True)
+def _go_on_drawing(run: Run, state: RunState) -> bool:
+    """Noise goes on where the state left it; on another kind of device, which it returns, with a stream of its own."""
+    n_bytes = state.noise.numel()
+    is_moved = n_bytes != NOISE_STATE_BYTES[run.device.type] and n_bytes in NOISE_STATE_BYTES.values()
+    if is_moved:
         finished_steps = state.epoch * run.steps_per_epoch + state.step
         run.noise.manual_seed(_stream_seed(run.config, NOISE - 1 - finished_steps))
     else:
         run.noise.set_state(state.noise)
+    return is_moved
 
 
 def _stream(config: Config, device: torch.device, index: int) -> Generator:

@@ -396,7 +396,7 @@ def test_an_epoch_sees_each_image_once_and_never_in_the_same_order(
     assert sorted_rows[0] == sorted_rows[1] and len(set(sorted_rows[0])) == 33
 
 
-def test_a_run_goes_on_where_it_was_moved_from_a_gpu(train: Callable, run_dir: Path) -> None:
+def test_a_run_goes_on_where_it_was_moved_from_a_gpu(train: Callable, run_dir: Path, capsys) -> None:
     """Generators of a GPU are another kind: the noise has a stream of its own from there on, the same every time."""
     assert torch.Generator().get_state().numel() == NOISE_STATE_BYTES["cpu"]
     assert train("--epochs", "1") == 0
@@ -408,5 +408,6 @@ def test_a_run_goes_on_where_it_was_moved_from_a_gpu(train: Callable, run_dir: P
         assert train("--epochs", "2") == 0
         ends.append(torch.load(run_dir / "last.pt", weights_only=True))
     stayed, first, second = ends
+    assert capsys.readouterr().out.count("noise goes on with another stream") == 2  # once for each that was moved
     assert all(first["model"][name].equal(second["model"][name]) for name in first["model"])
     assert first["noise"].equal(second["noise"]) and not first["noise"].equal(stayed["noise"])
