@@ -51,6 +51,11 @@ def hardware(device: torch.device) -> str:
     return f"{_cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
+def device_type(hardware: str) -> str:
+    """Kind of device, cpu or cuda, that `hardware` told of."""
+    return "cpu" if hardware.endswith(" cores") else "cuda"
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,26 +1,20 @@
-"""The rows of experiments.toml, and where each of them stands."""
+"""The rows of experiments.toml, and the results that they have."""
 
-import csv
 import json
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from data import DATASETS
 from errors import UserError
 from training.config import Config, preset
-from training.folder import is_running
-from training.log import METRICS_FILE
-from training.state import STATE_FILE
 
 EXPERIMENTS_FILE = Path("experiments.toml")
-
+DEVICES = ("cpu", "cuda")
 RESULT_FIELDS = {"name", "config", "budget", "reconstruction_loss", "baselines", "training_seconds"}
-RESULT_FIELDS |= {"images_per_second", "commit", "versions", "hardware", "date"}
+PROVENANCE = ("hardware", "versions", "commit", "date")
+RESULT_FIELDS |= {"images_per_second", *PROVENANCE}
 
 
 @dataclass(frozen=True)
@@ -82,10 +76,10 @@ class Places:
 
 @dataclass(frozen=True)
 class Experiments:
-    """All rows, in order, and the speed by image size assumed until one is measured."""
+    """All rows, in order, and the speed by device and image size assumed until one is measured."""
 
     rows: tuple[Row, ...]
-    assumed_images_per_second: dict[str, float]
+    assumed_images_per_second: dict[str, dict[str, float]]
 
     def select(self, names: tuple[str, ...]) -> tuple[Row, ...]:
         """Rows by name, in the order given; all of them for no names.
@@ -111,14 +105,18 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     runs, speeds = content.get("run", []), content.get("assumed_images_per_second", {})
-    if not (isinstance(runs, list) and all(isinstance(values, dict) for values in runs) and isinstance(speeds, dict)):
-        raise UserError(f"{path}: rows are tables [[run]], speeds the table [assumed_images_per_second]")
+    if not (isinstance(runs, list) and all(isinstance(values, dict) for values in runs)):
+        raise UserError(f"{path}: rows are tables [[run]]")
+    if not (isinstance(speeds, dict) and all(isinstance(values, dict) for values in speeds.values())):
+        raise UserError(f"{path}: speeds are tables in [assumed_images_per_second] of cpu and cuda, by image size")
     rows = tuple(_row(values, path) for values in runs)
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise UserError(f"{path} names a row twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
-    if unassumed := {str(DATASETS[row.dataset].image_size) for row in rows} - speeds.keys():
-        raise UserError(f"{path}: [assumed_images_per_second] has no image size {', '.join(sorted(unassumed))}")
+    for device in DEVICES:
+        if unassumed := {str(DATASETS[row.dataset].image_size) for row in rows} - speeds.get(device, {}).keys():
+            sizes = ", ".join(sorted(unassumed))
+            raise UserError(f"{path}: [assumed_images_per_second.{device}] has no image size {sizes}")
     return Experiments(rows, speeds)
 
 
@@ -161,80 +159,6 @@ def is_done(row: Row, places: Places) -> bool:
     return (read_result(row, places) or {}).get("status") == "done"
 
 
-def status_table(experiments: Experiments, places: Places) -> pd.DataFrame:
-    """One line a row: epochs trained, status, hours left, what it feeds."""
-    results = {row.name: read_result(row, places) for row in experiments.rows}
-    speeds = {_network(row): r["images_per_second"] for row in experiments.rows if _is_measured(r := results[row.name])}
-    return pd.DataFrame([_status_line(row, results[row.name], speeds, experiments, places) for row in experiments.rows])
-
-
-def _network(row: Row) -> tuple[str, int]:
-    """What decides how fast a row trains."""
-    return row.model, DATASETS[row.dataset].image_size
-
-
-def _is_measured(result: dict[str, Any] | None) -> bool:
-    return bool(result and result.get("images_per_second"))
-
-
-def _status_line(
-    row: Row,
-    result: dict[str, Any] | None,
-    speeds: Mapping[tuple[str, int], float],
-    experiments: Experiments,
-    places: Places,
-) -> dict[str, Any]:
-    trained = _trained(row, places)
-    epochs = max(len(trained), (result or {}).get("epochs") or 0)
-    speed = _images_per_second(row, trained, result, speeds, experiments)
-    # A reduced run that does not grow into the full one, `Row.config`, leaves all of that to do.
-    kept = len(trained) if row.config().schedule_needs_epochs and epochs < row.epochs else epochs
-    left = max(row.epochs - kept, 0) * row.n_images / speed / 3600
-    return {
-        "name": row.name,
-        "epochs": f"{epochs}/{row.epochs}",
-        "status": _status(row, epochs, result, places),
-        "hours left": round(left, 2),
-        "recipe": row.label,
-        "feeds": row.feeds,
-    }
-
-
-def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places) -> str:
-    if is_running(places.runs / row.name):
-        return "running"
-    if result and result["status"] == "failed":
-        return "failed"
-    if result and result["epochs"] >= row.epochs:
-        return "done"
-    return "partial" if epochs or (places.runs / row.name / STATE_FILE).exists() else "not run"
-
-
-def _trained(row: Row, places: Places) -> list[dict[str, str]]:
-    file = places.runs / row.name / METRICS_FILE
-    if not file.exists():
-        return []
-    try:
-        with file.open(newline="") as opened:
-            rows = list(csv.DictReader(opened))
-        for row in rows:
-            float(row["images_per_second"])
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise UserError(f"{file} is damaged ({error}); remove it, or its line that is") from error
-    return rows
-
-
-def _images_per_second(
-    row: Row,
-    trained: list[dict[str, str]],
-    result: dict[str, Any] | None,
-    speeds: Mapping[tuple[str, int], float],
-    experiments: Experiments,
-) -> float:
-    """Of this row's last epoch here, else of its result, else of one of the same network, else assumed."""
-    if trained:
-        return float(trained[-1]["images_per_second"])
-    if _is_measured(result):
-        return result["images_per_second"]
-    assumed = experiments.assumed_images_per_second[str(DATASETS[row.dataset].image_size)]
-    return speeds.get(_network(row), assumed)
+def trained(record: dict[str, Any]) -> dict[str, Any]:
+    """Commit, versions, hardware and date of a result's training: where they are not stored, those of measuring it."""
+    return record.get("trained") or {key: record[key] for key in PROVENANCE}

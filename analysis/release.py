@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from analysis.evaluation import Evaluation, evaluate
-from analysis.experiments import Places, Row, is_done, read_result
+from analysis.experiments import PROVENANCE, Places, Row, is_done, read_result, trained
 from analysis.fingerprint import fingerprint
 from analysis.generation import FAD_PROTOCOLS
 from errors import UserError
@@ -22,7 +22,6 @@ from training.log import METRICS_FILE, RATES_FILE, save_grid
 HALF_PRECISION_TOLERANCE = 0.005  # relative change of the loss that it may cost; what is reported is of the file itself
 RELEASE_METRICS = ("reconstruction", *FAD_PROTOCOLS)  # FID and IS take files that do not come with the project
 PRIVATE_IMAGES = ("celeba",)  # pictures of people stay in the run folder
-PROVENANCE = ("hardware", "versions", "commit", "date")
 
 
 def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dict[str, Any]:
@@ -115,11 +114,6 @@ def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places
         for name, grid in pictures.items():
             save_grid(grid, places.results / f"{row.name}-{name}.png")
     return record
-
-
-def trained(record: dict[str, Any]) -> dict[str, Any]:
-    """Commit, versions, hardware and date of a result's training: where they are not stored, those of measuring it."""
-    return record.get("trained") or {key: record[key] for key in PROVENANCE}
 
 
 def budget(row: Row, epochs: int) -> str:

@@ -4,10 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments import Experiments, Places, is_done, read_result
+from analysis.experiments import Experiments, Places, is_done, read_result, trained
 from analysis.generation import FAD_PROTOCOLS
 from analysis.markdown import markdown_table
-from analysis.release import trained
 
 HEADINGS = {"fad": "FAD, `official`", "fad_eval": "FAD, `eval`"}
 

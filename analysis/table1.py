@@ -6,10 +6,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparison import COLUMNS, OWN_FAD, compared
-from analysis.experiments import Experiments, Places, Row, read_result
+from analysis.experiments import Experiments, Places, Row, read_result, trained
 from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from analysis.published import METRICS, published
-from analysis.release import trained
 from analysis.subjects import MODEL_NAMES
 from errors import UserError
 

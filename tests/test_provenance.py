@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 import provenance
 
@@ -46,3 +47,8 @@ def test_a_result_leaves_the_commit_clean_and_code_does_not(checkout: tuple[Path
 def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert module_in(tmp_path).git_commit() is None
+
+
+def test_hardware_tells_the_kind_of_device() -> None:
+    assert provenance.device_type(provenance.hardware(torch.device("cpu"))) == "cpu"
+    assert provenance.device_type("NVIDIA H100 80GB HBM3") == "cuda"

@@ -15,16 +15,17 @@ from analysis.experiments import (
     is_done,
     read_experiments,
     read_result,
-    status_table,
+    trained,
 )
-from analysis.release import trained
+from analysis.status import status_table
 from errors import UserError
 from training.folder import run_lock
 
 ROOT = Path(__file__).parent.parent.parent
 TOML = """
 [assumed_images_per_second]
-32 = 50
+cpu = { 32 = 50 }
+cuda = { 32 = 5000 }
 [[run]]
 name = "a"
 dataset = "digits"
@@ -46,7 +47,7 @@ def experiments(tmp_path: Path):
 
 
 def line(experiments, places: Places) -> dict:
-    return status_table(experiments, places).iloc[0].to_dict()
+    return status_table(experiments, places, "cpu").iloc[0].to_dict()
 
 
 def write_log(places: Places, epochs: int) -> None:
@@ -58,7 +59,7 @@ def write_log(places: Places, epochs: int) -> None:
 
 def write_result(places: Places, **record) -> None:
     places.results.mkdir(parents=True)
-    full = dict.fromkeys(RESULT_FIELDS) | {"status": "done", "epochs": 4}
+    full = dict.fromkeys(RESULT_FIELDS) | {"status": "done", "epochs": 4, "hardware": "a processor, 1 of 2 cores"}
     (places.results / "a.json").write_text(json.dumps(full | record))
 
 
@@ -100,8 +101,13 @@ def test_a_row_half_way_is_partial_and_estimated_at_its_own_speed(experiments, p
 def test_hours_are_estimated_at_the_speed_of_another_row_of_the_network(tmp_path: Path, places) -> None:
     (tmp_path / "e.toml").write_text(TOML + '[[run]]\nname = "b"\ndataset = "mnist"\nepochs = 2\nfeeds = ""\n')
     write_result(places, images_per_second=200.0)
-    found = status_table(read_experiments(tmp_path / "e.toml"), places).set_index("name")["hours left"]
+    found = status_table(read_experiments(tmp_path / "e.toml"), places, "cpu").set_index("name")["hours left"]
     assert found["a"] == 0 and found["b"] == round(2 * 60_000 / 200 / 3600, 2)
+
+
+def test_the_speed_of_another_kind_of_device_is_no_estimate(experiments, places) -> None:
+    write_result(places, epochs=1, images_per_second=9000.0, trained={"hardware": "NVIDIA H100 80GB HBM3"})
+    assert line(experiments, places)["hours left"] == round(3 * 1500 / 50 / 3600, 2)  # as assumed of a CPU
 
 
 def test_a_reduced_run_that_does_not_grow_leaves_everything_to_do(tmp_path: Path, places) -> None:
@@ -137,7 +143,9 @@ def test_a_result_decides_the_status(experiments, places, record: dict, status: 
         (("{ lr = 0.01 }", "{ learning = 1 }"), "not a run"),
         (('dataset = "digits"', 'dataset = "x"'), "unknown data set"),
         (("[[run]]", "[[run"), "cannot read"),
-        (("32 = 50", "64 = 25"), r"\[assumed_images_per_second\] has no image size 32"),
+        (("32 = 50", "64 = 25"), r"\[assumed_images_per_second.cpu\] has no image size 32"),
+        (("cuda = {", "gpu = {"), r"\[assumed_images_per_second.cuda\] has no image size 32"),
+        (("cpu = { 32 = 50 }", "cpu = 50"), r"\[assumed_images_per_second\] of cpu and cuda"),
         (("[[run]]", '[[run]]\nname = "a"\ndataset = "digits"\nepochs = 1\nfeeds = ""\n[[run]]'), "twice"),
     ],
 )

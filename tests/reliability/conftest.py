@@ -16,7 +16,8 @@ from models import ModelConfig, build_model, save_model
 SIZE = ("--train-images", "50", "--batch-size", "25", "--n-steps", "2", "--latent-dim", "8", "--epochs", "1")
 EXPERIMENTS = """
 [assumed_images_per_second]
-32 = 50
+cpu = { 32 = 50 }
+cuda = { 32 = 5000 }
 [[run]]
 name = "finished"
 dataset = "digits"

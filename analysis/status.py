@@ -1,0 +1,98 @@
+"""Where each row of experiments.toml stands, and how long it would take to finish it here."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.experiments import Experiments, Places, Row, read_result, trained
+from data import DATASETS
+from errors import UserError
+from provenance import device_type
+from training.device import resolve_device
+from training.folder import is_running
+from training.log import METRICS_FILE
+from training.state import STATE_FILE
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Images per second of one kind of device: measured by network, assumed by image size."""
+
+    measured: Mapping[tuple[str, int], float]
+    assumed: Mapping[str, float]
+
+    def of(self, row: Row) -> float:
+        """What a row is expected to train with."""
+        return self.measured.get(_network(row), self.assumed[str(DATASETS[row.dataset].image_size)])
+
+
+def status_table(experiments: Experiments, places: Places, device: str = "auto") -> pd.DataFrame:
+    """One line a row: epochs trained, status, hours left on this kind of device, what it feeds.
+
+    Raises:
+        UserError: a damaged result or log, or no such device.
+    """
+    kind = resolve_device(device).type
+    results = {row.name: read_result(row, places) for row in experiments.rows}
+    measured = {
+        _network(row): r["images_per_second"] for row in experiments.rows if _is_of(r := results[row.name], kind)
+    }
+    speeds = Speeds(measured, experiments.assumed_images_per_second[kind])
+    return pd.DataFrame([_status_line(row, results[row.name], speeds, kind, places) for row in experiments.rows])
+
+
+def _network(row: Row) -> tuple[str, int]:
+    """What decides how fast a row trains."""
+    return row.model, DATASETS[row.dataset].image_size
+
+
+def _is_of(result: dict[str, Any] | None, kind: str) -> bool:
+    """Whether a result has a speed of such a device."""
+    return bool(result and result.get("images_per_second")) and device_type(trained(result)["hardware"]) == kind
+
+
+def _status_line(row: Row, result: dict[str, Any] | None, speeds: Speeds, kind: str, places: Places) -> dict[str, Any]:
+    log = _log(row, places)
+    epochs = max(len(log), (result or {}).get("epochs") or 0)
+    if log:
+        speed = float(log[-1]["images_per_second"])
+    else:
+        speed = result["images_per_second"] if _is_of(result, kind) else speeds.of(row)
+    # A reduced run that does not grow into the full one, `Row.config`, leaves all of that to do.
+    kept = len(log) if row.config().schedule_needs_epochs and epochs < row.epochs else epochs
+    left = max(row.epochs - kept, 0) * row.n_images / speed / 3600
+    return {
+        "name": row.name,
+        "epochs": f"{epochs}/{row.epochs}",
+        "status": _status(row, epochs, result, places),
+        "hours left": round(left, 2),
+        "recipe": row.label,
+        "feeds": row.feeds,
+    }
+
+
+def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places) -> str:
+    if is_running(places.runs / row.name):
+        return "running"
+    if result and result["status"] == "failed":
+        return "failed"
+    if result and result["epochs"] >= row.epochs:
+        return "done"
+    return "partial" if epochs or (places.runs / row.name / STATE_FILE).exists() else "not run"
+
+
+def _log(row: Row, places: Places) -> list[dict[str, str]]:
+    file = places.runs / row.name / METRICS_FILE
+    if not file.exists():
+        return []
+    try:
+        with file.open(newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        for row in rows:
+            float(row["images_per_second"])
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise UserError(f"{file} is damaged ({error}); remove it, or its line that is") from error
+    return rows
