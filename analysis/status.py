@@ -61,14 +61,13 @@ def _status_line(row: Row, result: dict[str, Any] | None, speeds: Speeds, kind: 
         speed = float(log[-1]["images_per_second"])
     else:
         speed = result["images_per_second"] if _is_of(result, kind) else speeds.of(row)
-    # A reduced run that does not grow into the full one, `Row.config`, leaves all of that to do.
-    kept = len(log) if row.config().schedule_needs_epochs and epochs < row.epochs else epochs
-    left = max(row.epochs - kept, 0) * row.n_images / speed / 3600
+    # Training goes on from a run folder, not from a reduced result.
+    left = 0 if epochs >= row.epochs else row.epochs - len(log)
     return {
         "name": row.name,
         "epochs": f"{epochs}/{row.epochs}",
         "status": _status(row, epochs, result, places),
-        "hours left": round(left, 2),
+        "hours left": round(left * row.n_images / speed / 3600, 2),
         "recipe": row.label,
         "feeds": row.feeds,
     }
