@@ -21,7 +21,7 @@ from cli import parse_arguments, run_program
 from metrics import evaluate_reconstruction
 from training.config import Config, Dataset, Model, Precision, Recipe, preset
 from training.device import keep_freed_memory, resolve_device
-from training.loop import Run
+from training.run import Run
 
 SETTINGS = ("recipe", "precision", "device")
 BUDGET = ["dataset", "model", "recipe", "train_images", "epochs", "device"]

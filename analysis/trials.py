@@ -14,7 +14,8 @@ from errors import UserError
 from files import write_atomically
 from provenance import git_commit
 from training.config import Config
-from training.loop import Run, prepare, train_epoch
+from training.loop import train_epoch
+from training.run import Run, prepare
 from training.stop import StopRequest
 
 IDENTITY = ("dataset", "model", "train_images", "epochs", "seed")

@@ -21,7 +21,7 @@ from cli import parse_arguments, run_program
 from metrics import evaluate_reconstruction
 from training.config import Config, Dataset, preset
 from training.device import keep_freed_memory
-from training.loop import Run
+from training.run import Run
 
 SETTINGS = ("lif_surrogate", "strict_threshold", "sampler_surrogate", "latent_dim", "lr", "batch_size")
 N_SCORED = 1_000

@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 import train
+import training.step
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import temporary_prefix
@@ -37,6 +38,7 @@ from models.checkpoint import MODEL_FILE
 from training import loop
 from training.config import Config
 from training.log import IMAGES_FOLDER, METRICS_FILE, RATES_FILE
+from training.run import Run
 from training.state import STATE_FILE, load_state
 
 STEPS_PER_EPOCH = 31
@@ -160,9 +162,9 @@ def _train(flags: tuple[str, ...], trace: Path) -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which would outlive the process
     file = os.open(trace, os.O_WRONLY | os.O_APPEND)
-    prepare, start_run, step = loop.prepare, loop.start_run, loop.training_step
+    prepare, start_run, step = loop.prepare, loop.start_run, training.step.training_step
 
-    def prepare_with_few_test_images(config: Config) -> loop.Run:
+    def prepare_with_few_test_images(config: Config) -> Run:
         run = prepare(config)
         run.test_images = run.test_images[:N_TESTED]
         return run
@@ -182,7 +184,7 @@ def _train(flags: tuple[str, ...], trace: Path) -> None:
 
     loop.time = SimpleNamespace(monotonic=lambda: clock.now)
 
-    loop.prepare, loop.start_run, loop.training_step = prepare_with_few_test_images, traced_start, traced_step
+    loop.prepare, loop.start_run, training.step.training_step = prepare_with_few_test_images, traced_start, traced_step
     sys.exit(run_program(train.main, flags))
 
 

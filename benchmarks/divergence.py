@@ -30,7 +30,7 @@ from neurons import set_backend
 from provenance import provenance
 from training.config import Config, Dataset, Model, preset
 from training.device import keep_freed_memory, resolve_backend, resolve_device
-from training.loop import make_optimizer, training_step
+from training.step import make_optimizer, training_step
 
 BACKENDS_ON = {"cpu": ("native", "scan", "torch"), "cuda": ("triton", "scan", "torch", "cupy")}
 

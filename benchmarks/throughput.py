@@ -34,7 +34,7 @@ from provenance import provenance
 from training.config import Backend, Config, CudaGraph, Dataset, Model, Precision, Variant, preset
 from training.device import keep_freed_memory, peak_memory_bytes, resolve_backend, resolve_device
 from training.graph import WARM_UP_STEPS, resolve_graph
-from training.loop import make_optimizer, make_training_step, set_runtime
+from training.step import make_optimizer, make_training_step, set_runtime
 
 SEED = 0
 QUIET_IDLE_FRACTION = 0.9  # below it, other programs slow the benchmark down

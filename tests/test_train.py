@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 import train
 from cli import run_program
 from errors import UserError
-from training import loop
 from training.stop import Stopped
 
 ROOT = Path(train.__file__).parent
@@ -180,7 +179,7 @@ def test_a_defect_keeps_its_traceback() -> None:
 def test_dry_run_prints_the_configuration_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "load_split", None)  # reads no data either
+    monkeypatch.setattr("training.run.load_split", None)  # reads no data either
     arguments = ["--dataset", "mnist", "--variant", "code", "--runs-dir", str(tmp_path), "--dry-run"]
     assert run_program(train.main, arguments) == 0
     lines = capsys.readouterr().out.splitlines()

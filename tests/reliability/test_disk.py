@@ -12,7 +12,7 @@ import evaluate
 import train
 from benchmarks.crashes import what_lasts
 from cli import run_program
-from training import loop
+from training import loop, run
 from training.state import load_state
 
 SIZE = ("--train-images", "20", "--batch-size", "5", "--n-steps", "1", "--latent-dim", "4")
@@ -82,13 +82,13 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
 def test_a_disk_that_fills_between_two_checkpoints_of_an_epoch_keeps_the_first(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    save = loop.save_state
+    save = run.save_state
 
     def save_and_fill(*arguments: object) -> None:
         save(*arguments)
         fill(small_disk, but=MEGABYTE)
 
-    monkeypatch.setattr(loop, "save_state", save_and_fill)
+    monkeypatch.setattr(run, "save_state", save_and_fill)
     arguments = [*FLAGS, "--runs-dir", str(small_disk), "--epochs", "1", "--checkpoint-every", "0"]
     assert run_program(train.main, arguments) == 2
     assert f"cannot write {small_disk / 'run/last.pt'}: No space left" in one_line(capsys)

@@ -10,7 +10,7 @@ import pytest
 import train as program
 from benchmarks.crashes import what_lasts
 from cli import run_program
-from training import log, loop
+from training import log, run, step
 
 # Six batches of 5 and one of 3, mirrored at random: every kind of randomness and of batch is in them.
 SIZE = ("--train-images", "33", "--batch-size", "5", "--no-drop-last", "--n-steps", "2", "--latent-dim", "16")
@@ -20,13 +20,13 @@ N_TESTED = 40
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test, draw and count on 40 test images; what else the programs do stays as it is."""
-    whole = loop.load_split
+    whole = run.load_split
 
     def load_split(dataset: str, split: str, *arguments: object, **options: Any) -> object:
         limit = N_TESTED if split == "test" else options.pop("limit", None)
         return whole(dataset, split, *arguments, **options | {"limit": limit})
 
-    monkeypatch.setattr(loop, "load_split", load_split)
+    monkeypatch.setattr(run, "load_split", load_split)
     monkeypatch.setattr(log.RunLog, "N_HISTOGRAM", N_TESTED)
 
 
@@ -64,7 +64,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def after_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Call something right after the n-th training step from here on."""
-    original = loop.training_step
+    original = step.training_step
 
     def install(n: int, action: Callable[[], object]) -> None:
         steps = itertools.count(1)
@@ -75,7 +75,7 @@ def after_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]
                 action()
             return result
 
-        monkeypatch.setattr(loop, "training_step", training_step)
+        monkeypatch.setattr(step, "training_step", training_step)
 
     yield install
 

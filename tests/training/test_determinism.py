@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.backends import cudnn
 
-from training import loop
+import training.step
 from training.device import reproducible_kernels
 
 VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
@@ -61,13 +61,13 @@ def test_every_model_trains_so_and_to_the_same_bits(
 ) -> None:
     """PyTorch also fills fresh memory with NaN then: that nothing changes shows that none is used unwritten."""
     seen: list[bool] = []
-    step = loop.training_step
+    step = training.step.training_step
 
     def watched(*arguments: Any) -> Any:
         seen.append(torch.are_deterministic_algorithms_enabled())
         return step(*arguments)
 
-    monkeypatch.setattr(loop, "training_step", watched)
+    monkeypatch.setattr("training.step.training_step", watched)
     small = ("--model", model, "--latent-dim", "4", "--train-images", "13", "--epochs", "1")
     for name, flags in (("plain", ()), ("deterministic", ("--deterministic",))):
         assert train(*small, "--name", name, *flags) == 0

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+import training.step
 from errors import UserError
-from training import graph, loop
+from training import graph
 from training.config import preset
 from training.graph import WARM_UP_STEPS, GraphedStep, resolve_graph
+from training.run import prepare
 from training.schedule import set_learning_rates
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -28,11 +30,11 @@ class FakeGraph:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.replays = 0
         self.recorded: list[bool] = []  # whether the optimizer might be recorded, once per recording
-        self.step = loop.training_step
-        monkeypatch.setattr(loop, "training_step", self.training_step)
+        self.step = training.step.training_step
+        monkeypatch.setattr("training.step.training_step", self.training_step)
         monkeypatch.setattr(graph, "capture", self.capture)
         monkeypatch.setattr(graph, "on_side_stream", lambda function, device: function())
-        monkeypatch.setattr(loop, "resolve_graph", lambda *_: True)
+        monkeypatch.setattr("training.step.resolve_graph", lambda *_: True)
 
     def training_step(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator, precision: str
@@ -99,7 +101,7 @@ def test_a_recorded_run_goes_on_recorded_or_not(
     after_step(stop, lambda: os.kill(os.getpid(), signal.SIGINT))
     assert train("--epochs", "1") in (130, 0)
     assert train("--epochs", "2") == 0
-    monkeypatch.setattr(loop, "resolve_graph", lambda *_: False)
+    monkeypatch.setattr("training.step.resolve_graph", lambda *_: False)
     assert train("--epochs", "3") == 0
     assert results(run_dir) == results(uninterrupted)
 
@@ -211,7 +213,7 @@ def gpu_run(model: str, backend: str, precision: str, cuda_graph: str) -> tuple[
     config = replace(preset("digits", model), batch_size=10, n_steps=8, latent_dim=8, lr=1e-4, train_images=20)
     config = replace(config, schedule="cosine")
     ways = {"device": "cuda", "backend": backend, "precision": precision, "cuda_graph": cuda_graph}
-    run = loop.prepare(replace(config, **ways))
+    run = prepare(replace(config, **ways))
     run.model.train()
     draw = Generator().manual_seed(0)
     sizes = (10, 10, 10, 10, 10, 7, 10, 10)

@@ -16,7 +16,9 @@ from errors import UserError
 from models import FSVAE, load_model
 from training import loop
 from training.config import Config, preset
-from training.loop import fit, make_optimizer, prepare, training_step
+from training.loop import fit
+from training.run import prepare
+from training.step import make_optimizer, training_step
 
 COLUMNS = [
     *("epoch", "step", "train_loss", "train_reconstruction", "train_mmd", "test_reconstruction"),
@@ -125,7 +127,7 @@ def test_logged_means_weigh_each_image_equally(train: Callable, run_dir: Path, m
         names = ("loss", "reconstruction", "mmd", "posterior_rate_mean", "prior_rate_mean")
         return dict.fromkeys(names, torch.tensor(next(numbers)))
 
-    monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr("training.step.training_step", step)
     assert train("--epochs", "1") == 0
     row = rows_of(run_dir / "metrics.csv")[0]
     assert (
@@ -205,7 +207,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, n: int, change: Callable[..., None]) 
             change(metrics, model)
         return metrics
 
-    monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr("training.step.training_step", step)
 
 
 def nan_loss(metrics: dict[str, torch.Tensor], _model: object) -> None:

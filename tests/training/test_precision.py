@@ -15,8 +15,8 @@ from errors import UserError
 from models import MODELS, ModelConfig, build_model
 from neurons import LIF, set_backend
 from neurons.library import native_available
-from training.loop import training_step
 from training.precision import autocast, set_precision, synapses_in_bfloat16
+from training.step import training_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

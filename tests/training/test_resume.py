@@ -21,7 +21,7 @@ from training import loop
 from training.config import Config, preset
 from training.folder import read_record
 from training.log import RunLog
-from training.loop import NOISE_STATE_BYTES
+from training.run import NOISE_STATE_BYTES, prepare
 from training.stop import Stopped, StopRequest
 
 N_EPOCHS, STEPS_PER_EPOCH = 3, 7
@@ -203,7 +203,7 @@ def test_what_a_killed_process_had_half_written_is_removed(train: Callable, same
     same()
 
 
-@pytest.mark.parametrize("place", ["epoch", "save_model", "_save"])
+@pytest.mark.parametrize("place", ["epoch", "save_model", "save"])
 def test_killed_between_logging_an_epoch_and_saving_it(
     train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -332,7 +332,7 @@ class LateRequest(StopRequest):
 @pytest.mark.parametrize("n_refusals", range(4))
 def test_a_stop_saves_the_sums_of_exactly_its_steps(tmp_path: Path, n_refusals: int) -> None:
     small = {"n_steps": 1, "latent_dim": 4, "train_images": 20, "batch_size": 4, "device": "cpu"}
-    run = loop.prepare(replace(preset("digits"), **small, runs_dir=tmp_path, name="run"))
+    run = prepare(replace(preset("digits"), **small, runs_dir=tmp_path, name="run"))
     with pytest.raises(Stopped):
         loop.train_epoch(run, LateRequest(n_refusals))
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)

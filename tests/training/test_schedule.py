@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import loop
+import training.step
 from training.config import preset
 from training.schedule import learning_rate_factor, rates_as_tensors, set_learning_rates
 
@@ -62,13 +62,13 @@ def test_a_run_with_a_schedule_stopped_in_an_epoch_ends_as_if_it_had_not_been(
 
 
 def test_every_step_is_taken_at_its_own_rates(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, original = [], loop.training_step
+    taken, original = [], training.step.training_step
 
     def training_step(model: object, optimizer: torch.optim.Optimizer, *others: object) -> object:
         taken.append([group["lr"] for group in optimizer.param_groups])
         return original(model, optimizer, *others)
 
-    monkeypatch.setattr(loop, "training_step", training_step)
+    monkeypatch.setattr("training.step.training_step", training_step)
     assert train("--epochs", "2", "--schedule", "cosine", "--lr", "0.002") == 0
     n = len(taken)
     assert n == 14

@@ -1,0 +1,125 @@
+"""A run in memory: made from its configuration, taken up from its folder's state, saved to it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from data import load_split, n_batches
+from errors import UserError
+from models import build_model
+from training.config import Config
+from training.device import resolve_device
+from training.graph import Step
+from training.log import check_log
+from training.schedule import rates_as_tensors
+from training.state import STATE_FILE, RunState, load_state, save_state
+from training.step import make_optimizer, make_training_step, set_runtime
+
+NOISE = -1  # the stream behind all training noise; those from 0 on are the epochs' orders
+NOISE_STATE_BYTES = {"cpu": 5056, "cuda": 16}  # of a generator's state
+
+
+@dataclass
+class Run:
+    """What a run holds in memory. `epoch`, `step`, `sums` and `seconds` are those of RunState."""
+
+    config: Config
+    folder: Path
+    device: torch.device
+    train_images: Tensor
+    test_images: Tensor
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    noise: Generator
+    training_step: Step
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] | None = None
+    seconds: float = 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return n_batches(len(self.train_images), self.config.batch_size, self.config.drop_last)
+
+
+def prepare(config: Config) -> Run:
+    """Data, model and optimizer of a run that has not started; writes nothing to the run folder."""
+    device = resolve_device(config.device)
+    train = load_split(config.dataset, "train", config.data_dir, limit=config.train_images, device=device)
+    if len(train.images) < config.batch_size:
+        raise UserError(f"--batch-size {config.batch_size} is more than the {len(train.images)} training images")
+    test = load_split(config.dataset, "test", config.data_dir, device=device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build_model(config.model_config())
+    records = set_runtime(model.to(device), config, device)
+    optimizer, noise = make_optimizer(model, config), stream(config, device, NOISE)
+    if records and config.rates_change:
+        rates_as_tensors(optimizer, device)
+    learning = model, optimizer, noise, make_training_step(config, records)
+    return Run(config, config.run_dir, device, train.images, test.images, *learning)
+
+
+def resume(run: Run) -> bool:
+    """Take over the folder's last state, if there is one. Returns whether noise goes on with another stream."""
+    file = run.folder / STATE_FILE
+    if not file.exists():
+        return False
+    state = load_state(file)
+    try:
+        run.model.load_state_dict(state.model)
+        run.optimizer.load_state_dict(_computed_as(run.optimizer, state.optimizer))
+        is_moved = _go_on_drawing(run, state)
+        if not 0 <= state.step <= run.steps_per_epoch or (state.step and "images" not in state.sums):
+            raise ValueError(f"step {state.step} of {run.steps_per_epoch}")
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]  # PyTorch lists every tensor
+        raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
+    check_log(run.folder)
+    run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
+    return is_moved
+
+
+def _computed_as(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state whose updates this optimizer computes in its own way, whichever way the one had that saved it."""
+    names = ("fused", "foreach", "capturable", "lr")
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    return state | {"param_groups": [saved | {name: own[name] for name in names} for saved, own in groups]}
+
+
+def _go_on_drawing(run: Run, state: RunState) -> bool:
+    """Noise goes on where the state left it; on another kind of device, which it returns, with a stream of its own."""
+    n_bytes = state.noise.numel()
+    is_moved = n_bytes != NOISE_STATE_BYTES[run.device.type] and n_bytes in NOISE_STATE_BYTES.values()
+    if is_moved:
+        finished_steps = state.epoch * run.steps_per_epoch + state.step
+        run.noise.manual_seed(_stream_seed(run.config, NOISE - 1 - finished_steps))
+    else:
+        run.noise.set_state(state.noise)
+    return is_moved
+
+
+def stream(config: Config, device: torch.device, index: int) -> Generator:
+    """One of a run's streams of random numbers. The seed itself made the weights: noise must not repeat them."""
+    return Generator(device).manual_seed(_stream_seed(config, index))
+
+
+def _stream_seed(config: Config, index: int) -> int:
+    return config.seed * 1_000_003 + index
+
+
+def save(run: Run) -> None:
+    """Write where the run stands to its folder."""
+    state = RunState(
+        run.model.state_dict(),
+        run.optimizer.state_dict(),
+        run.noise.get_state(),
+        run.epoch,
+        run.step,
+        run.sums,
+        run.seconds,
+    )
+    save_state(state, run.folder / STATE_FILE)
