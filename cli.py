@@ -48,8 +48,8 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
     """Run `main(arguments)`; `--debug` among the arguments lets tracebacks through.
 
     Returns:
-        the exit code: 0; 2 after a UserError, told in one line on standard error; 128 + signal number after
-        a run that was asked to stop, or where nobody reads the output any more.
+        the exit code: 0; 2 after a UserError or a shortage, told in one line on standard error; 128 + signal number
+        after a run that was asked to stop, or where nobody reads the output any more.
     """
     from training.stop import Stopped
 
@@ -60,7 +60,7 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
             stream.reconfigure(errors="backslashreplace")
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        main(arguments)
+        _call(main, arguments)
     except UserError as error:
         if debug:
             raise
@@ -83,6 +83,16 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
     return 0
 
 
+def _call(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Call, and find out now whether its output can be written: at its exit Python would only complain of it."""
+    try:
+        main(arguments)
+    except SystemExit:  # --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
 def split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
     """A program's own flags, and those after `--`, which it hands on to another."""
     place = argv.index("--") if "--" in argv else len(argv)
@@ -90,10 +100,12 @@ def split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _shortage(error: Exception) -> str | None:
-    """What is too small for the program, where that is what an error says."""
+    """What is too small for the program, or too long for the system, where that is what an error says."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         _drop_output()  # it may be what is on the full disk
         return f"{error.strerror} ({error.filename or 'output'}); make room and give the same command again"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{error.strerror}: {error.filename}"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return "out of memory; smaller batches, fewer time steps and fewer images at once take less"
     return None

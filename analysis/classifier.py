@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from errors import UserError
+from training.run import stream_seed
 
 HIDDEN = (512, 256, 128)
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -80,7 +81,7 @@ def train_classifier(train: Labelled, test: Labelled, recipe: Recipe, seed: int 
         n_classes = int(train.labels.max()) + 1
         classifier = build_classifier(train.features.shape[1], n_classes, recipe.activation).to(train.features)
     optimizer = torch.optim.SGD(classifier.parameters(), recipe.lr, recipe.momentum)
-    generator = Generator().manual_seed(seed)
+    generator = Generator().manual_seed(stream_seed(seed, 1))
     for _ in tqdm(range(recipe.epochs), desc=title, unit="epoch", leave=False, disable=None):
         loss = _epoch(classifier, optimizer, train, recipe.batch_size, generator)
     if not loss.isfinite():

@@ -1,5 +1,6 @@
 """What the classifier of Table III may see of an image: the encoder's firing rates, and controls for them."""
 
+import itertools
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from data import batches, to_unit_range
 from models import build_model
 from neurons import ThresholdDependentBatchNorm, backend_of, set_backend
+from training.run import NOISE, stream_seed
 
 ENCODING_BATCH = 128
 STATISTICS_BATCHES = 10
@@ -57,15 +59,27 @@ def untrained_copy(model: nn.Module, train_images: Tensor, seed: int = 0, kind: 
         torch.manual_seed(seed)
         control = build_model(model.config).to(train_images.device).train()
     set_backend(control, backend_of(model))
-    norms = [module for module in control.modules() if isinstance(module, ThresholdDependentBatchNorm)]
-    generator, noise = Generator().manual_seed(seed), Generator(train_images.device).manual_seed(seed)
-    for k in range(1, STATISTICS_BATCHES + 1):
-        for norm in norms:
-            norm.momentum = 1 / k
+    for module in control.modules():
+        if isinstance(module, ThresholdDependentBatchNorm):
+            _average(module)
+    generator = Generator().manual_seed(stream_seed(seed, 1))
+    noise = Generator(train_images.device).manual_seed(stream_seed(seed, NOISE))
+    for _ in range(STATISTICS_BATCHES):
         index = torch.randint(len(train_images), (ENCODING_BATCH,), generator=generator)
         x = to_unit_range(train_images[index.to(train_images.device)])
         control.firing_rate(x) if kind == "encoder" else control(x, noise)
     return control.eval()
+
+
+def _average(norm: ThresholdDependentBatchNorm) -> None:
+    """Let running statistics be the mean of all that follow, of which FSVAE's posterior network makes T in a batch."""
+    move, counts = norm.update_running, itertools.count(1)
+
+    def update(mean: Tensor, inverse_std: Tensor, n: int) -> None:
+        norm.momentum = 1 / next(counts)
+        move(mean, inverse_std, n)
+
+    norm.update_running = update
 
 
 def same_rates(a: nn.Module, b: nn.Module, kind: RateKind = "encoder") -> bool:

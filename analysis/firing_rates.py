@@ -30,6 +30,7 @@ from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from data import batches
 from errors import UserError
+from training.run import stream_seed
 
 BATCH = 64
 STAGES = ("training", "generation")
@@ -102,7 +103,7 @@ def measure_rates(subject: Subject, images: Tensor, seed: int) -> Rates:
 
 def _latents(subject: Subject, images: Tensor, seed: int) -> dict[str, Iterator[Tensor]]:
     """Batches of z [T, n, D] by stage, drawn as they are asked for."""
-    model, generators = subject.model, [subject.generator(seed) for _ in STAGES]
+    model, generators = subject.model, [subject.generator(stream_seed(seed, k)) for k in range(1, len(STAGES) + 1)]
     n_batches = -(-len(images) // BATCH)
 
     def watched(parts: Iterator[Any], stage: str) -> Iterator[Any]:

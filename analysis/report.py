@@ -26,6 +26,7 @@ from errors import UserError
 from files import write_atomically
 
 NOTEBOOKS = Path("notebooks")
+STARTUP_SECONDS = 300  # until a kernel answers; a busy machine takes its time
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ def execute(file: Path, parameters: Mapping[str, Any] | None = None, timeout: in
     Args:
         file: the notebook.
         parameters: names to set anew behind the first code cell, to values that `repr` can write.
-        timeout: seconds that a cell may take.
+        timeout: seconds that a cell may take, and the kernel to start.
 
     Raises:
-        UserError: a cell that fails, in one line.
+        UserError: a cell that fails, or the kernel, in one line.
     """
     notebook = read(file)
     if parameters:
@@ -89,11 +90,14 @@ def execute(file: Path, parameters: Mapping[str, Any] | None = None, timeout: in
     place = {"metadata": {"path": str(file.parent)}}
     with TemporaryDirectory() as folder:
         sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}  # else a kernel listens on TCP ports
-        client = NotebookClient(notebook, timeout=timeout, resources=place, config=Config({"KernelManager": sockets}))
+        options = {"timeout": timeout, "startup_timeout": timeout or STARTUP_SECONDS, "resources": place}
+        client = NotebookClient(notebook, config=Config({"KernelManager": sockets}), **options)
         try:
             return client.execute()
         except CellExecutionError as error:
             raise UserError(f"{file} failed: {error.ename}: {error.evalue}") from error
+        except (RuntimeError, TimeoutError) as error:  # of the kernel: it did not start, took too long, or was killed
+            raise UserError(f"{file} failed: {type(error).__name__}: {error}") from error
 
 
 def page(notebook: NotebookNode) -> str:

@@ -8,6 +8,7 @@ from analysis import precisions, recipe_search, variant_switches
 from analysis.markdown import markdown_table
 from analysis.published import DATASET_NAMES
 from analysis.subjects import MODEL_NAMES
+from analysis.trials import read_trials
 
 NOT_RUN = "No trial has been run yet.\n"
 
@@ -16,7 +17,7 @@ def recipe_table(file: Path) -> str:
     """A line per recipe and data set, best first for the first model; a column per model."""
     if not file.exists():
         return NOT_RUN
-    trials = pd.read_csv(file)
+    trials = read_trials(file, recipe_search.SETTINGS)
     what = ["dataset", "train_images", *recipe_search.SETTINGS]
     models = [model for model in MODEL_NAMES if model in set(trials["model"])]
     losses = trials.pivot_table("loss", what, "model", dropna=False, observed=True)[models].dropna(how="all")
@@ -30,7 +31,7 @@ def switch_table(file: Path) -> str:
     """A line per switch and data set: mean and deviation of the loss, and the difference to variant `paper`."""
     if not file.exists():
         return NOT_RUN
-    trials = pd.read_csv(file)
+    trials = read_trials(file, variant_switches.SETTINGS)
     rows = []
     for dataset in trials["dataset"].unique():
         for line in variant_switches.effects(trials, variant_switches.Arguments(dataset)).to_dict("records"):
@@ -46,7 +47,7 @@ def precision_table(file: Path) -> str:
     if not file.exists():
         return NOT_RUN
     rows = []
-    for line in precisions.effects(pd.read_csv(file)).to_dict("records"):
+    for line in precisions.effects(read_trials(file, precisions.SETTINGS)).to_dict("records"):
         images = "all" if pd.isna(line["train_images"]) else f"{line['train_images']:g}"
         budget = f"{line['epochs']:g} of {images} images, `{line['recipe']}`"
         what = [DATASET_NAMES.get(line["dataset"], line["dataset"]), MODEL_NAMES[line["model"]], budget, line["device"]]

@@ -40,11 +40,26 @@ def run_trials(configs: Iterable[Config], settings: tuple[str, ...], score: Scor
     """
     for config in configs:
         key = {name: getattr(config, name) for name in (*IDENTITY, *settings)}
-        if not _holds(file, key):
+        if not (file.exists() and _holds(read_trials(file, settings), key)):
             row = key | {"commit": git_commit(), "loss": _result(config, score)}
             _add(row, file)
             print("  ".join(f"{name} {value}" for name, value in row.items() if name != "commit"), flush=True)
-    return pd.read_csv(file)
+    return read_trials(file, settings)
+
+
+def read_trials(file: Path, settings: tuple[str, ...]) -> pd.DataFrame:
+    """The lines of a file that `run_trials` wrote.
+
+    Raises:
+        UserError: it is damaged, or holds something else.
+    """
+    try:
+        table = pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is no table of trials ({type(error).__name__}); move it away") from error
+    if not {*IDENTITY, *settings, "loss", "commit"} <= set(table.columns):
+        raise UserError(f"{file} is no table of such trials; give another --out")
+    return table
 
 
 def _add(row: dict[str, Any], file: Path) -> None:
@@ -59,12 +74,7 @@ def _add(row: dict[str, Any], file: Path) -> None:
         os.close(folder)
 
 
-def _holds(file: Path, key: dict[str, Any]) -> bool:
-    if not file.exists():
-        return False
-    table = pd.read_csv(file)
-    if not set(key) <= set(table.columns):
-        raise UserError(f"{file} is no table of such trials; give another --out")
+def _holds(table: pd.DataFrame, key: dict[str, Any]) -> bool:
     wanted = pd.Series(key)
     same = (table[list(key)] == wanted) | (table[list(key)].isna() & wanted.isna())
     return bool(same.all(axis=1).any())

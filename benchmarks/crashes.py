@@ -49,6 +49,7 @@ N_TESTED = 40  # so that most of an epoch is training
 TIMES = ("images_per_second", "seconds", "peak_memory_bytes")
 STEP_SECONDS = 0.01  # by the clock of the runs
 MOST_STEPS, MOST_SECONDS = 20, 0.1  # a process lives for a random number of steps, and random seconds more
+PATIENCE_STEPS = 40  # in which it must be killed; checkpoints are written among them
 SPARE_EPOCHS = 4  # beside one for each kill, in which a process never gets as far
 
 
@@ -109,14 +110,14 @@ class Trainer:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["train"])  # PyTorch is imported once
 
-    def start(self) -> BaseProcess:
-        """A process that is about to take its first step.
+    def start(self, pause_after: int | None = None) -> BaseProcess:
+        """A process that is about to take its first step, and waits to be killed after `pause_after` of them.
 
         Raises:
             UserError: it ended before.
         """
         self.trace.write_text("")
-        process = self.context.Process(target=_train, args=(self.flags, self.trace))
+        process = self.context.Process(target=_train, args=(self.flags, self.trace, pause_after))
         process.start()
         while True:
             code = process.exitcode  # asked before: a process that has ended may have started in between
@@ -157,7 +158,7 @@ class Trainer:
             raise UserError(f"training in {self.folder} ended with exit code {process.exitcode}")
 
 
-def _train(flags: tuple[str, ...], trace: Path) -> None:
+def _train(flags: tuple[str, ...], trace: Path, pause_after: int | None) -> None:
     """train.py in a process of its own: a line in `trace` when it starts and after every step."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which would outlive the process
@@ -179,7 +180,9 @@ def _train(flags: tuple[str, ...], trace: Path) -> None:
     def traced_step(*arguments: Any) -> Any:
         result = step(*arguments)
         os.write(file, b"step\n")
-        clock.now = STEP_SECONDS * next(steps)
+        clock.now = STEP_SECONDS * (taken := next(steps))
+        if taken == pause_after:
+            os.kill(os.getpid(), signal.SIGSTOP)
         return result
 
     loop.time = SimpleNamespace(monotonic=lambda: clock.now)
@@ -190,12 +193,12 @@ def _train(flags: tuple[str, ...], trace: Path) -> None:
 
 def kill_once(trainer: Trainer, steps: int, seconds: float, while_writing: bool) -> Kill | None:
     """Start, wait for steps and seconds more, kill; None where the run finished before."""
-    before = trainer.position()
-    process = trainer.start()
+    before, last = trainer.position(), steps + PATIENCE_STEPS
+    process = trainer.start(pause_after=last)  # whoever kills it may be held up: it must not finish meanwhile
     while process.exitcode is None and trainer.steps() < steps:
         time.sleep(0.001)
     time.sleep(seconds)
-    while while_writing and process.exitcode is None and not trainer.is_saving():
+    while while_writing and process.exitcode is None and not trainer.is_saving() and trainer.steps() < last:
         pass
     process.kill()
     process.join()

@@ -30,6 +30,7 @@ from neurons import set_backend
 from provenance import provenance
 from training.config import Config, Dataset, Model, preset
 from training.device import keep_freed_memory, resolve_backend, resolve_device
+from training.run import NOISE, stream
 from training.step import make_optimizer, training_step
 
 BACKENDS_ON = {"cpu": ("native", "scan", "torch"), "cuda": ("triton", "scan", "torch", "cupy")}
@@ -75,14 +76,14 @@ def losses(config: Config, images: Tensor, backend: str, n: int, move: Callable[
     model = build_model(config.model_config()).to(images.device).train()
     set_backend(model, backend)
     move(model)
-    optimizer, noise = make_optimizer(model, config), Generator(images.device).manual_seed(config.seed)
+    optimizer, noise = make_optimizer(model, config), stream(config, images.device, NOISE)
     steps = islice(endless_batches(config, images), n)
     return torch.tensor([training_step(model, optimizer, x, noise)["loss"].item() for x in steps])
 
 
 def endless_batches(config: Config, images: Tensor) -> Iterator[Tensor]:
     """Batches in [-1, 1], epoch after epoch."""
-    order = Generator(images.device).manual_seed(config.seed)
+    order = stream(config, images.device, 0)
     settings = {"generator": order, "drop_last": True, "horizontal_flip": config.horizontal_flip}
     while True:
         yield from training_batches(images, config.batch_size, **settings)

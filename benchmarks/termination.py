@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ def terminate(flags: list[str], after: float) -> Ending:
     while not (line := running.stdout.readline()).startswith(READY):
         if not line:
             raise UserError(f"training did not start: {running.stderr.read().strip()}")
+    threading.Thread(target=running.stdout.read, daemon=True).start()  # a full pipe would hold the process up
     time.sleep(after)
     if running.poll() is not None:
         raise UserError(f"training ended before the signal, with exit code {running.returncode}: train longer")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ FOLDER = ".esvae-cache"
 
 # Raise this whenever the same source files would give other pixels: cropping, resizing or order have changed.
 FORMAT_VERSION = 1
+HALF_WRITTEN_SECONDS = 3600  # after which nobody is writing a file any more
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def cached(spec: DatasetSpec, split: str, data_dir: Path, source: Source) -> Spl
     """
     stem = f"{spec.name}-{split}-{spec.image_size}-"
     path = data_dir / FOLDER / f"{stem}{_key(source.files)}.safetensors"
+    _tidy(path.parent, stem)
     loaded = _read(path, spec)
     if loaded is None:
         loaded = source.build()
@@ -55,6 +58,14 @@ def _key(files: Iterable[Path]) -> str:
             raise UserError(f"{file} cannot be read ({error.strerror}): restore or remove it") from error
         digest.update(f"\0{file.name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
+
+
+def _tidy(folder: Path, stem: str) -> None:
+    """Remove what processes left that were killed while they wrote."""
+    with contextlib.suppress(OSError):
+        for file in folder.glob(f".{stem}*.tmp"):
+            if time.time() - file.stat().st_mtime > HALF_WRITTEN_SECONDS:
+                file.unlink()
 
 
 def _read(path: Path, spec: DatasetSpec) -> Split | None:

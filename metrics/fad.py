@@ -224,8 +224,9 @@ def training_images(
         where the data set is not at hand.
     """
     stored = PUBLISHED / TRAINING_IMAGES
-    if network.origin == "shipped" and stored.is_file():
-        return json.loads(stored.read_text())[network.dataset][protocol]
+    scores = json.loads(stored.read_text()) if network.origin == "shipped" and stored.is_file() else {}
+    if network.dataset in scores:
+        return scores[network.dataset][protocol]
     if not is_at_hand(network.dataset, "train", data_dir):
         return None
     return measured_training_images(network, protocol, reference(network, protocol, data_dir), data_dir)

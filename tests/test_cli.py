@@ -55,9 +55,11 @@ def test_debug_lets_the_traceback_through() -> None:
         run_program(main, ["--size", "--debug"])
 
 
-def test_a_reader_who_has_seen_enough_is_no_error() -> None:
-    program = [sys.executable, str(Path(__file__).parents[1] / "reproduce.py"), "--list"]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("flag", ["--list", "--help"])
+def test_a_reader_who_has_seen_enough_is_no_error(flag: str) -> None:
+    program = [sys.executable, str(Path(__file__).parents[1] / "reproduce.py"), flag]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(program, **streams, env=os.environ | {"PYTHONUNBUFFERED": ""}) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE

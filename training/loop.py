@@ -55,13 +55,13 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
     if run.epoch >= config.epochs:
         print(f"nothing to do: {run.folder} has {run.epoch} epochs; --epochs for more, --fresh to start over")
         return run.folder
-    if any(isinstance(module, LIF) for module in run.model.modules()):
-        print(describe_backend(config.backend, run.device), flush=True)
     with run_lock(run.folder), stop_request(deadline) as request, reproducible_kernels(config.deterministic):
         starts = previous_starts(config, fresh)  # again, as the state: a process that was ending may have saved since
         if not fresh and resume(run):
             print("the state is of another kind of device: noise goes on with another stream", flush=True)
         start_run(config, [*starts, _start(run)], fresh)
+        if any(isinstance(module, LIF) for module in run.model.modules()):
+            print(describe_backend(config.backend, run.device), flush=True)
         log = RunLog(run.folder, run.epoch, config.tensorboard)
         while run.epoch < config.epochs:
             train_epoch(run, request)

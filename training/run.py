@@ -96,7 +96,7 @@ def _go_on_drawing(run: Run, state: RunState) -> bool:
     is_moved = n_bytes != NOISE_STATE_BYTES[run.device.type] and n_bytes in NOISE_STATE_BYTES.values()
     if is_moved:
         finished_steps = state.epoch * run.steps_per_epoch + state.step
-        run.noise.manual_seed(_stream_seed(run.config, NOISE - 1 - finished_steps))
+        run.noise.manual_seed(stream_seed(run.config.seed, NOISE - 1 - finished_steps))
     else:
         run.noise.set_state(state.noise)
     return is_moved
@@ -104,11 +104,12 @@ def _go_on_drawing(run: Run, state: RunState) -> bool:
 
 def stream(config: Config, device: torch.device, index: int) -> Generator:
     """One of a run's streams of random numbers. The seed itself made the weights: noise must not repeat them."""
-    return Generator(device).manual_seed(_stream_seed(config, index))
+    return Generator(device).manual_seed(stream_seed(config.seed, index))
 
 
-def _stream_seed(config: Config, index: int) -> int:
-    return config.seed * 1_000_003 + index
+def stream_seed(seed: int, index: int) -> int:
+    """Seed of a stream of random numbers: another for each index, and, but for index 0 of seed 0, not `seed` itself."""
+    return seed * 1_000_003 + index
 
 
 def save(run: Run) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.decomposition import PCA
+from torch import Tensor
 
 from analysis.classifier import Accuracy, Labelled, Recipe, build_classifier, train_classifier
 from analysis.command import experiment_main
@@ -19,7 +20,7 @@ from analysis.encoder_classification import (
     summary,
     with_verdict,
 )
-from analysis.features import PixelPCA, encoder_rates, same_rates, untrained_copy
+from analysis.features import STATISTICS_BATCHES, PixelPCA, encoder_rates, same_rates, untrained_copy
 from analysis.output import read_experiment
 from analysis.subjects import load_subjects
 from cli import run_program
@@ -106,6 +107,25 @@ def test_the_control_has_the_statistics_of_the_images_and_no_training(digits: tu
     assert norm.running_mean == pytest.approx(mean.detach(), abs=0.05)
     assert norm.running_var == pytest.approx(current.var((0, 2, 3)).detach(), rel=0.1)
     assert {m.momentum for m in control.modules() if isinstance(m, ThresholdDependentBatchNorm)} == {0.1}
+
+
+def test_the_controls_statistics_are_the_mean_of_all_that_a_batch_brings(digits: tuple) -> None:
+    """FSVAE's posterior network normalises every step by itself: T updates in a batch, all of the same weight."""
+    moved = []
+    move = ThresholdDependentBatchNorm.update_running
+
+    def watch(norm: ThresholdDependentBatchNorm, mean: Tensor, inverse_std: Tensor, n: int) -> None:
+        moved.append((norm, mean.clone()))
+        move(norm, mean, inverse_std, n)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThresholdDependentBatchNorm, "update_running", watch)
+        control = untrained_copy(build_model(ModelConfig(model="fsvae", **SMALL)), digits[0].images, kind="draw")
+    for norm in (control.encoder.blocks[0].norm, *control.posterior_network.modules()):
+        if isinstance(norm, ThresholdDependentBatchNorm):
+            means = torch.stack([mean for of, mean in moved if of is norm])
+            assert norm.running_mean == pytest.approx(means.mean(0), abs=1e-5)
+    assert len(means) > STATISTICS_BATCHES
 
 
 def test_principal_components_are_scikit_learns(digits: tuple) -> None:

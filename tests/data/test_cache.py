@@ -139,3 +139,14 @@ def test_interrupted_write_leaves_no_file(mnist_dir: Path, monkeypatch: pytest.M
     assert cache_files(mnist_dir) == []
     load_split("mnist", "train", mnist_dir)
     assert len(cache_files(mnist_dir)) == 1
+
+
+def test_what_a_killed_process_had_begun_to_write_goes_once_nobody_can_be_writing_it(mnist_dir: Path) -> None:
+    load_split("mnist", "train", mnist_dir)
+    (file,) = cache_files(mnist_dir)
+    old, new = (file.with_name(f".{file.name}.{name}.tmp") for name in ("dead", "beef"))
+    for half in (old, new):
+        half.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    load_split("mnist", "train", mnist_dir)
+    assert cache_files(mnist_dir) == sorted([file, new])

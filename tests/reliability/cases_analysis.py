@@ -101,4 +101,24 @@ TABLES_CASES = [
         s.put("notebooks/a.ipynb", "not JSON"),
     ),
 ]
-ANALYSIS_CASES = [*EXPERIMENT_CASES, *SPIKING_CASES, *OWN_CASES, *TABLES_CASES]
+NO_TRIALS = {"empty": "", "no text": b"\xff\xfe\0", "of something else": "loss\n1\n"}
+TRIALS_CASES = [
+    case
+    for what, content in NO_TRIALS.items()
+    for case in (
+        *(
+            Case(
+                f"trials: {what}",
+                f"analysis.{name} --dataset digits --train-images 300 --out t.csv",
+                "t.csv is no",
+                s.put("t.csv", content),
+            )
+            for name in ("recipe_search", "variant_switches", "precisions")
+        ),
+        *(
+            Case(f"{name}: {what}", TABLES, f"{name} is no table", published(s.put(f"results/{name}", content)))
+            for name in ("recipe_search.csv", "variant_switches.csv", "precisions.csv")
+        ),
+    )
+]
+ANALYSIS_CASES = [*EXPERIMENT_CASES, *SPIKING_CASES, *OWN_CASES, *TABLES_CASES, *TRIALS_CASES]

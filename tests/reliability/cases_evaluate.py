@@ -16,6 +16,8 @@ EVALUATE_CASES = [
     Case("neither", "evaluate", "give one of --checkpoint"),
     Case("images of nothing", "evaluate --images images.npz", "--images needs --dataset"),
     Case("images: no file", f"{SCORE} absent.npz", "no file absent.npz"),
+    Case("images: a name too long", f"{SCORE} {'x' * 300}", "File name too long"),
+    Case("model: a name too long", f"{EVALUATE} {'x' * 300}", "File name too long"),
     Case("images: a folder", f"{SCORE} runs", "no file runs"),
     Case("images: cut", f"{SCORE} images.npz", "damaged or no .npz archive", s.cut("images.npz")),
     Case("images: empty file", f"{SCORE} images.npz", "damaged or no .npz archive", s.cut("images.npz", 0)),

@@ -99,8 +99,8 @@ def test_a_disk_that_fills_between_two_checkpoints_of_an_epoch_keeps_the_first(
 def test_output_on_a_full_disk_is_one_error(small_disk: Path) -> None:
     fill(small_disk, but=0)
     with (small_disk / "log").open("w") as log:
-        command = [sys.executable, "reproduce.py", "--list"]
-        ended = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.PIPE, text=True)
+        command, environment = [sys.executable, "reproduce.py", "--list"], os.environ | {"PYTHONUNBUFFERED": ""}
+        ended = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 2
     assert ended.stderr == "error: No space left on device (output); make room and give the same command again\n"
 
