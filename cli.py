@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import tyro
 
 from errors import UserError
+from training.stop import Stopped
 
 Arguments = TypeVar("Arguments")
 
@@ -51,8 +52,6 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
         the exit code: 0; 2 after a UserError or a shortage, told in one line on standard error; 128 + signal number
         after a run that was asked to stop, or where nobody reads the output any more.
     """
-    from training.stop import Stopped
-
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):

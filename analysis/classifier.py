@@ -49,18 +49,27 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Features [N, D], float, and classes [N], int64."""
+    """Features [N, D], float, and classes [N], int64; where training may see them, features of the mirrored images."""
 
     features: Tensor
     labels: Tensor
+    mirrored: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of right answers after the last epoch, on the data trained on and on the test data."""
+    """Share of right answers.
+
+    Attributes:
+        train, test: after the last epoch, on the data trained on (not mirrored) and on the test data.
+        best: on the test data, after the epoch at which it is largest: chosen by the test data, hence too good.
+        best_epoch: that epoch, from 1 on.
+    """
 
     train: float
     test: float
+    best: float
+    best_epoch: int
 
 
 def build_classifier(n_features: int, n_classes: int, activation: Activation = "relu") -> nn.Sequential:
@@ -82,20 +91,27 @@ def train_classifier(train: Labelled, test: Labelled, recipe: Recipe, seed: int 
         classifier = build_classifier(train.features.shape[1], n_classes, recipe.activation).to(train.features)
     optimizer = torch.optim.SGD(classifier.parameters(), recipe.lr, recipe.momentum)
     generator = Generator().manual_seed(stream_seed(seed, 1))
+    tested = []
     for _ in tqdm(range(recipe.epochs), desc=title, unit="epoch", leave=False, disable=None):
         loss = _epoch(classifier, optimizer, train, recipe.batch_size, generator)
+        tested.append(accuracy(classifier, test))
     if not loss.isfinite():
         raise UserError(f"the classifier diverged at --lr {recipe.lr:g} and --momentum {recipe.momentum:g}: lower one")
-    return Accuracy(accuracy(classifier, train), accuracy(classifier, test))
+    best = max(tested)
+    return Accuracy(accuracy(classifier, train), tested[-1], best, tested.index(best) + 1)
 
 
 def _epoch(
     classifier: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled, batch_size: int, generator: Generator
 ) -> Tensor:
-    """One pass over the data in random order -> loss of its last batch, which is as large as what is left."""
+    """One pass over the data in random order, each mirrored by a coin -> loss of its last, perhaps smaller, batch."""
     order = torch.randperm(len(data.labels), generator=generator).to(data.labels.device)
+    features = data.features
+    if data.mirrored is not None:
+        heads = torch.rand(len(features), 1, generator=generator) < 0.5
+        features = torch.where(heads.to(features.device), data.mirrored, features)
     for index in order.split(batch_size):
-        loss = F.cross_entropy(classifier(data.features[index]), data.labels[index])
+        loss = F.cross_entropy(classifier(features[index]), data.labels[index])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

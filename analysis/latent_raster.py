@@ -25,7 +25,7 @@ from analysis.output import Result, describe
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from data import to_unit_range
-from metrics.reconstruction import evaluation_batch
+from training.evaluation import evaluation_batch
 
 STAGES = ("training", "generation")
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from analysis.subjects import Subject
 from data import batches, to_unit_range
 from losses import reconstruction_loss
-from metrics.reconstruction import evaluation_batch
+from training.evaluation import evaluation_batch
 
 REBINARISED_AT = 0.5
 NOISE_SEED_OFFSET = 1

@@ -25,7 +25,7 @@ class DatasetSpec:
     splits: tuple[str, ...] = ("train", "test")
 
     def check_images_of(self, file: Path, channels: int, size: int) -> None:
-        """UserError where the model in `file` is for images of another shape than this data set's."""
+        """UserError where what `file` holds is for images of another shape than this data set's."""
         if (channels, size) != (self.channels, self.image_size):
             raise UserError(
                 f"{file} is for {channels}x{size}x{size} images, but {self.name} has "

@@ -2,6 +2,6 @@
 
 from metrics.baselines import eight_bit_loss, mean_image_loss
 from metrics.frechet import frechet_distance, statistics
-from metrics.reconstruction import evaluate_reconstruction
+from training.evaluation import evaluate_reconstruction
 
 __all__ = ["eight_bit_loss", "evaluate_reconstruction", "frechet_distance", "mean_image_loss", "statistics"]

@@ -12,7 +12,7 @@ class Model(nn.Module):
     """A model built from a configuration, kept as `config`.
 
     Training calls `forward(x, generator=...)`, whose result has a `reconstruction`, then `loss(output, x)`, a
-    dictionary of `loss` and its terms; before an epoch `start_epoch(epoch, n_epochs, n_batches)`, where there is one.
+    dictionary of `loss` and its terms; before an epoch, `start_epoch`.
     On a GPU a step is recorded once as a CUDA graph and replayed: it must not wait for numbers from the GPU, and what
     changes between steps or epochs must be a tensor, as FSVAE's `scheduled_sampling`; a Python number stays as it was.
     A module called `bottleneck` learns at a rate of its own. Pictures and metrics of samples call
@@ -21,13 +21,18 @@ class Model(nn.Module):
 
     Attributes:
         absent: methods of other models that this one has not got -> why, and what to use instead.
+        needs_n_epochs: whether `start_epoch` does something else in a longer run, which therefore trains anew.
     """
 
     absent: ClassVar[dict[str, str]] = {}
+    needs_n_epochs: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+
+    def start_epoch(self, epoch: int, n_epochs: int, n_batches: int) -> None:
+        """Change what changes over a run; `epoch` counts from 0, `n_batches` are the steps of each."""
 
     def prepare_for_graph(self) -> None:
         """From now on do the same work in every training step, whatever is drawn, for a CUDA graph to record."""

@@ -69,6 +69,7 @@ class FSVAE(Model):
 
     readout_type: type[nn.Module] = MembraneReadout
     absent: ClassVar[dict[str, str]] = {"prior_rate": "its prior is a process in time, use prior(z)"}
+    needs_n_epochs: ClassVar[bool] = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

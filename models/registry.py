@@ -19,7 +19,16 @@ def build_model(config: ModelConfig) -> Model:
     Raises:
         UserError: no model of that name.
     """
+    return model_type(config.model)(config)
+
+
+def model_type(name: str) -> type[Model]:
+    """The class of that name.
+
+    Raises:
+        UserError: no such model.
+    """
     known = MODELS | FEATURE_NETWORKS
-    if config.model not in known:
-        raise UserError(f"unknown model {config.model!r}; choose one of {', '.join(MODELS)}")
-    return known[config.model](config)
+    if name not in known:
+        raise UserError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
+    return known[name]

@@ -9,6 +9,7 @@ import tyro
 from data import DATASETS
 from errors import UserError
 from models import WIDTHS, ModelConfig
+from models.registry import model_type
 from training.schedule import Schedule
 
 Dataset = Literal["digits", "mnist", "fashion_mnist", "cifar10", "celeba"]
@@ -156,7 +157,7 @@ class Config:
     @property
     def schedule_needs_epochs(self) -> bool:
         """Whether training depends on the total number of epochs: scheduled sampling does, and most learning rates."""
-        return self.model in ("fsvae", "taid") or self.rates_change
+        return model_type(self.model).needs_n_epochs or self.rates_change
 
     @property
     def rates_change(self) -> bool:

@@ -11,7 +11,7 @@ from torchvision.utils import make_grid, save_image
 from data import batches, to_unit_range
 from errors import UserError
 from files import write_atomically
-from metrics.reconstruction import evaluation_batch
+from training.evaluation import evaluation_batch
 
 METRICS_FILE = "metrics.csv"
 RATES_FILE = "firing_rates.csv"

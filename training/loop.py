@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from data import training_batches
 from errors import UserError
-from metrics import evaluate_reconstruction
 from models import save_model
 from models.checkpoint import MODEL_FILE
 from neurons import LIF
 from provenance import provenance
 from training.config import Config
 from training.device import describe_backend, peak_memory_bytes, reproducible_kernels, resolve_backend
+from training.evaluation import evaluate_reconstruction
 from training.folder import previous_starts, run_lock, start_run
 from training.log import RunLog
 from training.run import Run, prepare, resume, save, stream
@@ -87,8 +87,7 @@ def train_epoch(run: Run, request: StopRequest) -> None:
         UserError: a loss that is not finite; names the step.
     """
     run.model.train()
-    if hasattr(run.model, "start_epoch"):
-        run.model.start_epoch(run.epoch, run.config.epochs, run.steps_per_epoch)
+    run.model.start_epoch(run.epoch, run.config.epochs, run.steps_per_epoch)
     run.sums = run.sums or {}
     started = saved = time.monotonic()
     before = run.seconds

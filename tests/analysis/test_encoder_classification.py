@@ -70,6 +70,25 @@ def test_shuffled_labels_are_not_learned(rng: torch.Generator) -> None:
     assert train_classifier(*halves, Recipe(epochs=30)).test < 0.2
 
 
+def test_the_best_epoch_is_the_one_that_tests_best(rng: torch.Generator) -> None:
+    features, labels = torch.rand(60, 8, generator=rng), torch.arange(60) % 3
+    halves = [Labelled(features[half], labels[half]) for half in (slice(30), slice(30, 60))]
+    each = [train_classifier(*halves, Recipe(epochs=n, batch_size=7)).test for n in range(1, 7)]
+    whole = train_classifier(*halves, Recipe(epochs=6, batch_size=7))
+    assert len(set(each)) > 1 and whole.test == each[-1]
+    assert (whole.best, whole.best_epoch) == (max(each), each.index(max(each)) + 1)
+
+
+def test_mirrored_images_are_learned_too(rng: torch.Generator) -> None:
+    labels = torch.arange(90) % 3
+    features = torch.eye(6)[labels] + 0.1 * torch.rand(90, 6, generator=rng)
+    mirrored = features.flip(1)  # other units fire
+    test, recipe = Labelled(mirrored, labels), Recipe(epochs=60, batch_size=9)
+    assert train_classifier(Labelled(features, labels), test, recipe).test < 0.9
+    both = train_classifier(Labelled(features, labels, mirrored), test, recipe)
+    assert (both.train, both.test) == (1.0, 1.0)
+
+
 def test_a_classifier_that_diverges_is_told(rng: torch.Generator) -> None:
     data = Labelled(1e6 * torch.rand(50, 8, generator=rng), torch.arange(50) % 10)
     with pytest.raises(UserError, match="diverged at --lr 1000"):
@@ -155,8 +174,8 @@ def test_the_verdict_needs_more_than_chance() -> None:
 
 
 def test_a_single_classifier_has_no_deviation() -> None:
-    assert summary([Accuracy(1.0, 0.5), Accuracy(1.0, 0.7)])["deviation"] == pytest.approx(20 / 2**0.5)
-    assert np.isnan(summary([Accuracy(1.0, 0.5)])["deviation"])
+    assert summary([Accuracy(1.0, 0.5, 0.6, 3), Accuracy(1.0, 0.7, 0.8, 5)])["deviation"] == pytest.approx(20 / 2**0.5)
+    assert np.isnan(summary([Accuracy(1.0, 0.5, 0.5, 1)])["deviation"])
 
 
 def test_the_papers_accuracies_lie_beside(digits: tuple) -> None:
@@ -187,7 +206,7 @@ def test_a_control_that_models_share_is_measured_once(tmp_path: Path, monkeypatc
 
     def count(train: Labelled, *rest: object) -> Accuracy:
         seen.append(train.features)
-        return Accuracy(1.0, float(train.features.mean()))
+        return Accuracy(1.0, float(train.features.mean()), 1.0, 1)
 
     def count_encoding(*args: object) -> torch.Tensor:
         encoded.append(args[0])

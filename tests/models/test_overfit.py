@@ -26,8 +26,7 @@ def test_sixteen_digits_are_learnt_to_a_quarter_of_the_mean_images_error(name: s
     rng = torch.Generator().manual_seed(0)
     images = to_unit_range(load_split("digits", "train", limit=16).images)
     model = build_model(small_config(name)).train()
-    if hasattr(model, "start_epoch"):
-        model.start_epoch(0, 1, MNIST_BATCHES)
+    model.start_epoch(0, 1, MNIST_BATCHES)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.001)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: min(1, (update + 1) / WARMUP))
     mean_image_error = (images - images.mean(0)).square().mean().item()

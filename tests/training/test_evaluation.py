@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data import load_split, to_unit_range
 from losses import reconstruction_loss
 from metrics import eight_bit_loss, evaluate_reconstruction, mean_image_loss
-from metrics.reconstruction import evaluation_batch
+from training.evaluation import evaluation_batch
 
 
 class KnownError(nn.Module):
