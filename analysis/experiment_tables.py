@@ -137,6 +137,7 @@ def _row(subject: Mapping[str, Any], experiments: Experiments) -> Row:
         variant=config.get("variant", "unknown"),
         seed=config.get("seed", -1),
         label=subject["label"],
+        overrides={name: config[name] for name in ("train_images",) if config.get(name)},
     )
     return known.get(subject["name"], unknown)
 
@@ -150,10 +151,11 @@ def _is_replaced(row: Row, measured: str, places: Places) -> bool:
 def _our_line(table: ExperimentTable, epochs: int, found: list[tuple[Row, pd.DataFrame]], goals: Goals) -> Line:
     row, model = found[0][0], MODEL_NAMES[found[0][0].model]
     line = our_line(model, [row for row, _ in found], len(found), "done", epochs)
+    goal = goals.get((row.dataset, model), {}) if row.is_comparable else {}
     for name, column in table.columns.items():
         where, what = column.rows
         parts = [mine[mine[where] == what][column.number] for _, mine in found]
         values = [float(part.iloc[0]) for part in parts if len(part)]
         if values:
-            line |= over_seeds(name, values, goals.get((row.dataset, model), {}).get(column.paper, float("nan")))
+            line |= over_seeds(name, values, goal.get(column.paper, float("nan")))
     return line

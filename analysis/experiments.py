@@ -52,6 +52,11 @@ class Row:
         return replace(config, name=f"{self.name}-of-{config.epochs}-epochs" if reduced else self.name)
 
     @property
+    def is_comparable(self) -> bool:
+        """Whether it learns from the paper's images: a part of them gives numbers that stand for themselves."""
+        return "train_images" not in self.overrides
+
+    @property
     def n_images(self) -> int:
         """Training images per epoch."""
         return self.overrides.get("train_images", DATASETS[self.dataset].n_train)

@@ -68,7 +68,8 @@ def _our_line(status: str, epochs: int, found: Found, n_planned: int, goals: Goa
         errors = dict.fromkeys(record["error"] for _, record in found)
         line["recipe"] += f"; failed: {'; '.join(errors)}"
     if status == "done":
-        line |= _measured([record for _, record in found], goals.get((row.dataset, model), {}))
+        goal = goals.get((row.dataset, model), {}) if row.is_comparable else {}
+        line |= _measured([record for _, record in found], goal)
     return line
 
 

@@ -20,7 +20,7 @@ from analysis.command import Experiment, experiment_main
 from analysis.drawing import image_panels, legend_below, new_figure, styled, subject_colors
 from analysis.output import Result, describe
 from analysis.perturbation import LOSSES, altered_images, altered_losses, shuffle_length, shuffle_time
-from analysis.published import PAPER
+from analysis.published import published
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from errors import UserError
@@ -87,7 +87,7 @@ class TimeShuffle(Experiment):
 
 def paper_rows(dataset: str) -> pd.DataFrame:
     """Table II's rows on a data set (none for `digits`), with the columns of ours."""
-    table = pd.read_csv(PAPER / "table2.csv").query("dataset == @dataset").drop(columns="dataset")
+    table = published("table2").query("dataset == @dataset").drop(columns="dataset")
     table = table.rename(columns={"loss_vs_vanilla_reconstruction": "loss_vs_vanilla"})
     return table.assign(latent="time-shuffled")
 

@@ -76,6 +76,13 @@ def test_seeds_make_one_line_with_mean_deviation_n_and_difference(places: Places
     assert "0.0132 ± 0.00075 (+0.0002)" in markdown_of(places, *SEEDS)
 
 
+def test_a_run_on_a_part_of_the_images_has_no_difference_to_the_paper(places: Places) -> None:
+    part = replace(SEED, overrides={"train_images": 9_000})
+    write_result(places, part, 0.02)
+    (line,) = lines_of(places, part)
+    assert line["reconstruction_loss"] == 0.02 and pd.isna(line["reconstruction_loss_difference"])
+
+
 def test_one_seed_has_no_deviation_and_says_how_many_are_planned(places: Places) -> None:
     write_result(places, SEED, 0.02)
     (line,) = lines_of(places, *SEEDS)
