@@ -25,7 +25,7 @@ from analysis.status import status_table
 from cli import parse_arguments, run_program
 from errors import UserError
 from training.config import Precision
-from training.device import keep_freed_memory
+from training.device import keep_freed_memory, resolve_device
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--minutes must not be negative, got {arguments.minutes}")
     if arguments.epochs is not None and arguments.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {arguments.epochs}")
+    resolve_device(arguments.device)  # what is wrong with all rows is no row's failure
     keep_freed_memory()
     minutes = math.inf if arguments.minutes is None else arguments.minutes
     rows = experiments.select(arguments.names)

@@ -1,10 +1,11 @@
 """The rows of experiments.toml, and the results that they have."""
 
 import json
+import re
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from data import DATASETS
 from errors import UserError
@@ -15,6 +16,10 @@ DEVICES = ("cpu", "cuda")
 RESULT_FIELDS = {"name", "config", "budget", "reconstruction_loss", "baselines", "training_seconds"}
 PROVENANCE = ("hardware", "versions", "commit", "date")
 RESULT_FIELDS |= {"images_per_second", *PROVENANCE}
+OF_PRESET = ("dataset", "model", "variant", "recipe", "seed", "epochs")  # fields of the configuration that a row names
+OVERRIDABLE = {
+    f.name: get_type_hints(Config)[f.name] for f in fields(Config) if not f.metadata and f.name not in OF_PRESET
+}
 
 
 @dataclass(frozen=True)
@@ -131,12 +136,33 @@ def _row(values: dict[str, Any], path: Path) -> Row:
         raise UserError(f"{path}: row {values.get('name')!r} has unknown fields {', '.join(sorted(unknown))}")
     try:
         row = Row(**values)
+        _check_kinds({f.name: getattr(row, f.name) for f in fields(Row)}, get_type_hints(Row))
+        if not re.fullmatch(r"\w[\w.-]*", row.name):
+            raise TypeError("its name is to be that of files: letters, digits, - and _")
+        _check_kinds(row.overrides, OVERRIDABLE)
         row.config()
-        if not isinstance(row.name, str):
-            raise TypeError("its name is no text")
     except TypeError as error:
         raise UserError(f"{path}: row {values.get('name')!r} is not a run: {error}") from error
     return row
+
+
+def _check_kinds(values: dict[str, Any], kinds: dict[str, Any]) -> None:
+    """TypeError for a value that is not of its kind, or has none."""
+    for name, value in values.items():
+        if name not in kinds:
+            raise TypeError(f"{name} cannot be overridden; choose from {', '.join(kinds)}")
+        if not _is_of_kind(value, kinds[name]):
+            raise TypeError(f"{name} is {value!r}")
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_args(kind) and get_origin(kind) is not dict:  # a union
+        return any(_is_of_kind(value, one) for one in get_args(kind))
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is (get_origin(kind) or kind)
 
 
 def read_result(row: Row, places: Places) -> dict[str, Any] | None:

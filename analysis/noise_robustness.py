@@ -42,7 +42,7 @@ class NoiseRobustness(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        distinct = set(self.probabilities)
+        distinct = {float(f"{a:g}") for a in self.probabilities}  # as they are named
         if not distinct or len(distinct) < len(self.probabilities) or not all(0 <= a <= 1 for a in distinct):
             raise UserError(f"--probabilities must be different numbers from 0 to 1, got {self.probabilities}")
 

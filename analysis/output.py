@@ -20,6 +20,10 @@ from provenance import provenance
 RESULTS = Path("results/analysis")
 
 
+RECORD_FIELDS = {"dataset", "protocol", "settings", "subjects", "hardware", "table_sha256"}
+SUBJECT_FIELDS = {"label", "name", "sha256", "dataset", "epochs", "config", "model"}
+
+
 @dataclass(frozen=True)
 class Result:
     """What an experiment leaves behind.
@@ -75,13 +79,25 @@ def read_experiment(folder: Path, name: str) -> tuple[dict[str, Any], pd.DataFra
     json_file, csv_file = folder / f"{name}.json", folder / f"{name}.csv"
     try:
         record, content = json.loads(json_file.read_text()), csv_file.read_bytes()
-        if record.get("table_sha256") != sha256(content).hexdigest():
+        _check_record(record)
+        if record["table_sha256"] != sha256(content).hexdigest():
             raise ValueError("the table is not the record's")
         return record, pd.read_csv(io.BytesIO(content))
     except OSError as error:
         raise UserError(f"no result {name} in {folder}: cannot read {error.filename}") from error
-    except ValueError as error:  # of JSON and of CSV alike
+    except (ValueError, RecursionError) as error:  # of JSON and of CSV alike
         raise UserError(f"{json_file} or {csv_file} is damaged ({error}); make them again") from error
+
+
+def _check_record(record: Any) -> None:
+    """ValueError where it lacks what `describe` puts into it."""
+    if not isinstance(record, dict) or not record.keys() >= RECORD_FIELDS:
+        raise ValueError("it is no record of an experiment")
+    subjects = record["subjects"]
+    if not isinstance(record["settings"], dict) or not isinstance(subjects, list):
+        raise ValueError("settings or models of another kind")
+    if not all(isinstance(subject, dict) and subject.keys() >= SUBJECT_FIELDS for subject in subjects):
+        raise ValueError("it does not say of which models it is")
 
 
 def other_settings(record: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

@@ -42,11 +42,14 @@ def read_rate_log(subject: Subject, results: Path = RESULTS) -> Epochs | None:
     try:
         table = pd.read_csv(path)
         fired = [f"fired_{k}" for k in range(subject.model.config.n_steps + 1)]
-        return {
+        found = {
             name: {int(row["epoch"]): as_shares(row[fired].to_numpy(float)) for _, row in part.iterrows()}
             for stage, name in STAGES.items()
             if not (part := table[table["stage"] == stage]).empty
         }
+        if len(found) < len(STAGES):
+            raise ValueError(f"it lacks {' and '.join(STAGES.keys() - set(table['stage']))}")
+        return found
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged or of another model: {error}") from error
 

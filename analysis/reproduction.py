@@ -11,6 +11,7 @@ from files import write_json
 from models import read_metadata
 from models.checkpoint import MODEL_FILE
 from training.config import Precision
+from training.folder import is_running
 from training.loop import fit
 from training.stop import Stopped
 
@@ -47,6 +48,9 @@ def reproduce(
             continue
         if time.monotonic() > deadline:
             break
+        if is_running(places.runs / row.name):
+            print(f"== {row.name}: another process is training it", flush=True)
+            continue
         print(f"== {row.name}", flush=True)
         try:
             run_row(row, places, epochs or row.epochs, device, deadline, precision)

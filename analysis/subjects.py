@@ -41,6 +41,7 @@ class Subject:
     dataset: str
     label: str
     run: dict[str, Any]
+    sha256: str
 
     @property
     def kind(self) -> str:
@@ -63,12 +64,11 @@ class Subject:
 
     def describe(self) -> dict[str, Any]:
         """JSON-serialisable: which weights these are, and how they were trained."""
-        weights = find_model_file(self.path)
         return {
             "label": self.label,
             "name": self.name,
             "checkpoint": self.path.name,
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "sha256": self.sha256,
             "dataset": self.dataset,
             "epochs": self.run.get("epochs"),
             "config": self.run.get("config"),
@@ -118,10 +118,12 @@ def load_subjects(
 
 
 def _load(path: Path, dataset: str | None, device: torch.device, backend: str) -> Subject:
+    weights = find_model_file(path).read_bytes()  # before: a run under way may write others meanwhile
     model, run = load_model(path, str(device)), read_metadata(path)["run"]
     dataset = dataset_of(path, run, model.config, dataset)
     set_backend(model, backend)
-    return Subject(name_of(path), path, model, dataset, _label(model.config.model, run), run)
+    label, digest = _label(model.config.model, run), hashlib.sha256(weights).hexdigest()
+    return Subject(name_of(path), path, model, dataset, label, run, digest)
 
 
 def dataset_of(checkpoint: Path, run: dict[str, Any], config: ModelConfig, asked: str | None = None) -> str:

@@ -42,6 +42,8 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Read, write, and print what was written."""
     a = parse_arguments(Arguments, argv, __doc__)
+    if a.results != RESULTS and not a.results.is_dir():
+        raise UserError(f"no folder {a.results}: give one with results of reproduce.py")
     files, document = make(a.results), a.document or (PAGE if a.results == RESULTS else None)
     written = {a.results / "tables" / name: content for name, content in files.items()}
     if document:

@@ -38,11 +38,15 @@ def run_trials(configs: Iterable[Config], settings: tuple[str, ...], score: Scor
     Raises:
         UserError: the file holds something else, or a trial cannot be started.
     """
+    configs = list(configs)
+    if not configs:
+        raise UserError("there is no trial to run: give --seeds some numbers")
+    _make_folder(file)
     for config in configs:
         key = {name: getattr(config, name) for name in (*IDENTITY, *settings)}
         if not (file.exists() and _holds(read_trials(file, settings), key)):
             row = key | {"commit": git_commit(), "loss": _result(config, score)}
-            _add(row, file)
+            _add(row, key, settings, file)
             print("  ".join(f"{name} {value}" for name, value in row.items() if name != "commit"), flush=True)
     return read_trials(file, settings)
 
@@ -62,14 +66,22 @@ def read_trials(file: Path, settings: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def _add(row: dict[str, Any], file: Path) -> None:
-    """One at a time: two searches may share a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+def _make_folder(file: Path) -> None:
+    """That of the file: before a trial that could not be kept."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _add(row: dict[str, Any], key: dict[str, Any], settings: tuple[str, ...], file: Path) -> None:
+    """One at a time: two searches may share a file, and have run the same trial."""
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        old = pd.read_csv(file) if file.exists() else pd.DataFrame()
-        write_atomically(file, pd.concat([old, pd.DataFrame([row])]).to_csv(index=False).encode())
+        old = read_trials(file, settings) if file.exists() else pd.DataFrame()
+        if old.empty or not _holds(old, key):
+            write_atomically(file, pd.concat([old, pd.DataFrame([row])]).to_csv(index=False).encode())
     finally:
         os.close(folder)
 

@@ -7,6 +7,7 @@ train; the next one goes on from there. Prints its exit code, the seconds until 
 other work to do, the seconds of processor time that this took, and what it said. Runs go into a temporary folder.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -32,6 +33,10 @@ class Arguments:
     after: tuple[float, ...] = (5.0, 20.0)
     """seconds of training before each signal"""
 
+    def __post_init__(self) -> None:
+        if not self.after or not all(0 <= seconds < math.inf for seconds in self.after):
+            raise UserError(f"--after takes seconds, one for each signal, got {self.after}")
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -51,6 +56,15 @@ def terminate(flags: list[str], after: float) -> Ending:
     """
     command = [sys.executable, "-u", str(ROOT / "train.py"), *flags]
     running = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        return _terminated(running, after)
+    finally:
+        if running.poll() is None:  # something went wrong here: it must not go on alone
+            running.kill()
+            running.wait()
+
+
+def _terminated(running: subprocess.Popen, after: float) -> Ending:
     while not (line := running.stdout.readline()).startswith(READY):
         if not line:
             raise UserError(f"training did not start: {running.stderr.read().strip()}")

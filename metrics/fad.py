@@ -103,9 +103,30 @@ def load_feature_network(
     if type(network) is not Autoencoder:  # the ANN VAE is one too
         raise UserError(f"{file} holds a {network.config.model}, not an autoencoder: give FAD's with --fad-weights")
     DATASETS[dataset].check_images_of(file, network.config.image_channels, network.config.image_size)
-    published = file.suffix in SUFFIXES
-    origin = "own" if not published else "published" if weights else "shipped"
+    origin = _origin(file, dataset) if weights or file.suffix not in SUFFIXES else "shipped"
     return FeatureNetwork(network, dataset, file, origin, read_metadata(file)["run"])
+
+
+def _origin(file: Path, dataset: str) -> str:
+    """Whose weights a file of the user's has: the stored statistics are those of the authors'.
+
+    Raises:
+        UserError: the authors' for another data set.
+    """
+    if file.suffix not in SUFFIXES:
+        return "own"
+    at_hand = {name: path for name in PUBLISHED_NAMES if (path := _published_weights(name)).is_file()}
+    same = [name for name, path in at_hand.items() if path.read_bytes() == file.read_bytes()]
+    if same and dataset not in same:
+        raise UserError(f"{file} is the authors' autoencoder for {same[0]}, not for {dataset}")
+    # Where theirs do not come with the project, a file in their layout is taken for theirs.
+    return "own" if dataset in at_hand and not same else "published"
+
+
+def _published_weights(dataset: str) -> Path:
+    """Where the authors' weights are, if they come with the project."""
+    name, size = PUBLISHED_NAMES.get(dataset, (dataset, 0))
+    return PUBLISHED / f"{name}_{size}.pth"
 
 
 def _shipped_weights(dataset: str) -> Path:
@@ -114,8 +135,7 @@ def _shipped_weights(dataset: str) -> Path:
     Raises:
         UnavailableError: neither comes with the project.
     """
-    name, size = PUBLISHED_NAMES.get(dataset, (dataset, 0))
-    file, own = PUBLISHED / f"{name}_{size}.pth", OWN / f"fad-{dataset}.safetensors"
+    file, own = _published_weights(dataset), OWN / f"fad-{dataset}.safetensors"
     if file.is_file() or own.is_file():
         return file if file.is_file() else own
     authors = f"give the authors' {file.name} with --fad-weights, or " if dataset in PUBLISHED_NAMES else ""

@@ -1,6 +1,7 @@
 """What a run records: metrics.csv, firing_rates.csv, image grids, TensorBoard events."""
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,11 +72,10 @@ def rate_histogram(z: Tensor) -> list[int]:
 
 def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
     """Images [N, C, H, W] in [-1, 1] as one PNG."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(make_grid(images, nrow=columns, value_range=(-1, 1), normalize=True, pad_value=1.0), path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    content = io.BytesIO()
+    grid = make_grid(images, nrow=columns, value_range=(-1, 1), normalize=True, pad_value=1.0)
+    save_image(grid, content, format="png")
+    write_atomically(path, content.getvalue())
 
 
 def interleave_rows(originals: Tensor, reconstructions: Tensor, columns: int = 8) -> Tensor:

@@ -166,7 +166,7 @@ def test_the_table_sums_up_and_the_backend_stays() -> None:
 
 def test_the_experiment_compares_spiking_models_with_the_ann_vae() -> None:
     models = (build_model(replace(CONFIG, model=name)).eval() for name in MODELS)
-    subjects = [Subject(m.config.model, DIGITS, m, "digits", m.config.model, {}) for m in models]
+    subjects = [Subject(m.config.model, DIGITS, m, "digits", m.config.model, {}, "") for m in models]
     result = SpikeOperations(n_images=3).measure(subjects)
     assert set(result.table["model"]) == set(MODELS)
     assert set(result.record["parameters_of_both_stages"]) == set(MODELS)

@@ -78,3 +78,12 @@ def test_too_few_images_to_hold_out_are_one_line(tmp_path: Path, capsys: pytest.
     arguments = ["--dataset", "digits", "--train-images", "1400", "--out", str(tmp_path / "x.csv")]
     assert run_program(recipe_search.main, arguments) == 2
     assert "leaves fewer than" in capsys.readouterr().err
+
+
+def test_a_trial_that_another_process_has_run_meanwhile_is_not_added_again(
+    search: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, once = tmp_path / "trials.csv", search()
+    file.unlink()
+    monkeypatch.setattr(trials, "_result", lambda *_: once.to_csv(file, index=False) or 0.5)  # the other ends first
+    assert search().equals(once)

@@ -15,12 +15,13 @@ from analysis.comparison import comparison
 from analysis.evaluation import Evaluation, evaluate
 from analysis.experiments import Places, Row
 from analysis.published import paper_table1
-from analysis.release import HALF_PRECISION_TOLERANCE, budget, card, release, remeasure
+from analysis.release import HALF_PRECISION_TOLERANCE, budget, card, release, remeasure, training_figures
 from analysis.reproduction import reproduce
 from cli import run_program
 from errors import UserError
 from neurons.library import native_available
 from training.config import Config
+from training.folder import run_lock
 from training.loop import fit
 from training.stop import Stopped
 
@@ -115,6 +116,21 @@ def test_a_finished_row_is_left_alone_with_a_word(places: Places, capsys: pytest
     reproduce((ROW,), places, device="cpu")
     assert capsys.readouterr().out.startswith(f"== tiny: done, 2 epochs; remove {places.results / 'tiny.json'} to")
     assert (places.results / "tiny.json").read_bytes() == before
+
+
+def test_a_log_that_lacks_an_epoch_is_no_record_of_the_training(places: Places, tmp_path: Path) -> None:
+    folder = shutil.copytree(places.runs / "tiny", tmp_path / "tiny")
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    (folder / "metrics.csv").write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+    with pytest.raises(UserError, match=r"metrics.csv has \d of \d epochs"):
+        training_figures(folder)
+
+
+def test_a_row_that_another_process_trains_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    with run_lock(places.runs / "tiny"):
+        assert reproduce((ROW,), places, device="cpu") == []
+    assert "another process is training it" in capsys.readouterr().out and not places.results.exists()
 
 
 def test_no_time_left_runs_nothing(tmp_path: Path) -> None:

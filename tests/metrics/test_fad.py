@@ -198,7 +198,8 @@ def test_a_network_for_other_images_is_refused(save_autoencoder: Callable) -> No
         load_feature_network("cifar10", save_autoencoder())
 
 
-def test_a_published_network_of_another_size_has_no_reference(tmp_path: Path) -> None:
+def test_a_published_network_of_another_size_has_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metrics.fad._published_weights", lambda _: tmp_path / "absent")  # as of CIFAR-10 and CelebA
     tensors = torch.load(PUBLISHED / "mnist_64.pth", map_location="cpu", weights_only=True)
     for name in ("latent_layer.weight", "latent_layer.bias"):
         tensors[name] = tensors[name][:32]
@@ -239,3 +240,16 @@ def test_the_card_of_a_committed_autoencoder_is_of_its_file() -> None:
     for file in files:
         network = load_feature_network(file.stem.removeprefix("fad-"), file)
         assert network.description in file.with_suffix(".md").read_text(), file.name
+
+
+def test_the_authors_weights_belong_to_their_data_set() -> None:
+    with pytest.raises(UserError, match="is the authors' autoencoder for fashion_mnist, not for mnist"):
+        load_feature_network("mnist", PUBLISHED / "fashion_64.pth")
+    assert load_feature_network("mnist", PUBLISHED / "mnist_64.pth").origin == "published"
+
+
+def test_other_weights_in_the_authors_layout_are_ones_own(tmp_path: Path) -> None:
+    tensors = torch.load(PUBLISHED / "mnist_64.pth", map_location="cpu", weights_only=True)
+    tensors["latent_layer.bias"] += 1
+    torch.save(tensors, tmp_path / "a.pth")
+    assert load_feature_network("mnist", tmp_path / "a.pth").origin == "own"

@@ -58,6 +58,19 @@ OWN_CASES = [
         "firing_rates.csv",
         s.put("runs/finished/firing_rates.csv", b"\xff\xfe\0"),
     ),
+    Case(
+        "a log of rates with its first line only",
+        f"{RATES} --checkpoint runs/finished",
+        "it lacks",
+        lambda: Path("runs/finished/firing_rates.csv").write_text(
+            Path("runs/finished/firing_rates.csv").read_text().splitlines()[0] + "\n"
+        ),
+    ),
+    Case(
+        "probabilities of one name",
+        f"{COMMANDS['noise_robustness']} {MODEL} --probabilities 0.1234567 0.12345671",
+        "must be different numbers",
+    ),
     Case("no column", f"{FIGURES} --n-columns 0", "--n-columns and --n-rows must be at least 1"),
     Case(
         "a result below a file", f"{FIGURES} --n-columns 2 --out images.npz", "cannot write images.npz", as_process=True
@@ -84,13 +97,15 @@ def published(then: Callable[[], Any] = lambda: None) -> Callable[[], Any]:
     return prepare
 
 
-TABLES = "analysis.tables"
+TABLES, RECORD = "analysis.tables", "results/analysis/time_shuffle-mnist.json"
 TABLES_CASES = [
     Case("no results and no rows", TABLES, "experiments.toml has no run of"),
     Case("no experiments", TABLES, "cannot read experiments.toml", lambda: os.unlink("experiments.toml")),
     Case("no page", TABLES, "cannot read docs/results.md", published(lambda: os.unlink("docs/results.md"))),
+    Case("no folder of results", f"{TABLES} --results typo", "no folder typo"),
     Case("a damaged result", TABLES, "is damaged", published(s.cut("results/esvae-mnist-fast.json"))),
-    Case("a damaged table", TABLES, "damaged", published(s.cut("results/analysis/time_shuffle-mnist.json"))),
+    Case("a record that is none", TABLES, "no record of", published(s.put(RECORD, "[1]"))),
+    Case("a damaged table", TABLES, "damaged", published(s.cut(RECORD))),
     Case("a page without marks", TABLES, "docs/results.md", published(s.put("docs/results.md", "# Results\n"))),
     Case("a page that is no text", TABLES, "no text", published(s.put("docs/results.md", b"\xff\xfe\0"))),
     Case("no notebooks", "analysis.report --notebooks runs", "no notebooks in runs"),
@@ -100,6 +115,12 @@ TABLES_CASES = [
         "notebooks/a.ipynb is damaged or no notebook",
         s.put("notebooks/a.ipynb", "not JSON"),
     ),
+]
+SEARCH = "analysis.precisions --dataset digits --train-images 300"
+SEARCH_CASES = [
+    Case("no seed", f"{SEARCH} --out t.csv --seeds", "there is no trial to run"),
+    Case("trials below a file", f"{SEARCH} --out images.npz/t.csv", "cannot write images.npz/t.csv"),
+    Case("trials in a folder", f"{SEARCH} --out runs", "runs is no table of trials"),
 ]
 NO_TRIALS = {"empty": "", "no text": b"\xff\xfe\0", "of something else": "loss\n1\n"}
 TRIALS_CASES = [
@@ -121,4 +142,4 @@ TRIALS_CASES = [
         ),
     )
 ]
-ANALYSIS_CASES = [*EXPERIMENT_CASES, *SPIKING_CASES, *OWN_CASES, *TABLES_CASES, *TRIALS_CASES]
+ANALYSIS_CASES = [*EXPERIMENT_CASES, *SPIKING_CASES, *OWN_CASES, *TABLES_CASES, *SEARCH_CASES, *TRIALS_CASES]

@@ -75,6 +75,7 @@ REPRODUCE_CASES = [
     Case(
         "log: no text", "reproduce --list", "metrics.csv is damaged", s.put("runs/finished/metrics.csv", b"\xff\xfe\0")
     ),
+    Case("no such device", "reproduce finished --device tpu", "unknown device 'tpu'"),
     Case(
         "log: a torn line",
         "reproduce --list",
