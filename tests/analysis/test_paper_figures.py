@@ -49,7 +49,8 @@ def test_an_experiment_takes_every_model_with_a_spiking_latent(
 
 
 def test_a_table_of_another_measurement_is_not_taken_for_the_records(tmp_path: Path) -> None:
-    write_experiment(tmp_path, "a", {"protocol": "first"}, pd.DataFrame({"loss": [0.5]}))
+    rest = {"dataset": "digits", "settings": {}, "subjects": [], "hardware": "a laptop"}
+    write_experiment(tmp_path, "a", {"protocol": "first"} | rest, pd.DataFrame({"loss": [0.5]}))
     record, table = read_experiment(tmp_path, "a")
     assert record["protocol"] == "first" and table["loss"].tolist() == [0.5]
     (tmp_path / "a.csv").write_text("loss\n0.25\n")

@@ -179,7 +179,8 @@ def write_shuffles(places: Places, *subjects: tuple[str, int | None]) -> None:
         for k, s in enumerate(described)
         for latent, loss in (("vanilla", 0.01), ("time-shuffled", 0.02))
     ]
-    record = {"subjects": described, "protocol": "by shuffling", "hardware": "a laptop"}
+    record = {"dataset": "mnist", "subjects": described, "settings": {}, "protocol": "by shuffling"}
+    record["hardware"] = "a laptop"
     write_experiment(places.results / "analysis", "time_shuffle-mnist", record, pd.DataFrame(rows))
 
 

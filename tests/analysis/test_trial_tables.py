@@ -18,7 +18,7 @@ def test_without_trials_the_tables_say_so(tmp_path: Path) -> None:
 
 def test_a_recipe_is_a_line_with_a_column_per_model_best_first(tmp_path: Path) -> None:
     settings = dict(zip(SETTINGS, (16, 2e-3, 10.0, "cosine", 0.1), strict=True))
-    shared = {"dataset": "mnist", "train_images": 6400, "seed": 42, "epochs": 1}
+    shared = {"dataset": "mnist", "train_images": 6400, "seed": 42, "epochs": 1, "commit": "c"}
     rows = [
         shared | settings | {"model": "esvae", "loss": 0.5},
         shared | settings | {"model": "fsvae", "loss": 0.25},
@@ -38,8 +38,16 @@ def test_a_switch_is_a_line_with_its_difference_to_the_paper(tmp_path: Path) -> 
     for name, change in switches("digits", a.batch_size).items():
         config = replace(a.base(), **change)
         for seed in a.seeds:
-            identity = {"dataset": "digits", "train_images": a.train_images, "seed": seed}
-            rows.append(identity | {s: getattr(config, s) for s in SWITCHES} | {"loss": 1 + (name == "all")})
+            identity = {
+                "dataset": "digits",
+                "model": "esvae",
+                "train_images": a.train_images,
+                "epochs": 1,
+                "seed": seed,
+            }
+            rows.append(
+                identity | {s: getattr(config, s) for s in SWITCHES} | {"loss": 1 + (name == "all"), "commit": "c"}
+            )
     pd.DataFrame(rows).to_csv(tmp_path / "trials.csv", index=False)
     lines = switch_table(tmp_path / "trials.csv").splitlines()
     assert "| `paper` " in lines[2] and "1.0000 ± 0.0000" in lines[2] and "+0.0000" in lines[2]
@@ -51,6 +59,7 @@ def test_a_switch_is_a_line_with_its_difference_to_the_paper(tmp_path: Path) -> 
 
 def test_a_precision_is_a_line_with_the_runs_that_did_not_diverge(tmp_path: Path) -> None:
     shared = {"dataset": "cifar10", "model": "esvae", "recipe": "fast", "train_images": None, "epochs": 10}
+    shared["commit"] = "c"
     losses = {"fp32": (0.25, 0.75), "bf16": (0.5, None)}
     rows = [
         shared | {"device": "cuda", "precision": name, "seed": seed, "loss": loss}

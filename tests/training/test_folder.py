@@ -16,7 +16,7 @@ from training.folder import is_running, previous_starts, read_record, run_lock, 
 
 OTHER_VALUES = {
     "dataset": "mnist",
-    "model": "esvae-2",
+    "model": "ann_vae",
     "variant": "code",
     "seed": 1,
     "batch_size": 3,
