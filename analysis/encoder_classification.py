@@ -94,7 +94,8 @@ class EncoderClassification(Experiment):
         rows = self._rows(self._features(subjects, splits))
         table = with_verdict(pd.DataFrame(rows), len(splits[1].labels))
         record = describe(self.protocol(splits), subjects, self.settings(), paper=paper_table3(subjects[0].dataset))
-        size = f"{subjects[0].dataset}: {len(splits[0].labels):,} images, {self.epochs} epochs for each classifier"
+        images = f"{len(splits[0].labels):,} {'mirrored ' if self.mirrored else ''}images"
+        size = f"{subjects[0].dataset}: {images}, {self.epochs} epochs for each classifier"
         return Result(record, table, {"": draw(table, subject_colors(subjects), record["paper"], size)})
 
     def _load(self, subject: Subject, split: str) -> Split:
