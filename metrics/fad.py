@@ -103,18 +103,21 @@ def load_feature_network(
     if type(network) is not Autoencoder:  # the ANN VAE is one too
         raise UserError(f"{file} holds a {network.config.model}, not an autoencoder: give FAD's with --fad-weights")
     DATASETS[dataset].check_images_of(file, network.config.image_channels, network.config.image_size)
-    origin = _origin(file, dataset) if weights or file.suffix not in SUFFIXES else "shipped"
-    return FeatureNetwork(network, dataset, file, origin, read_metadata(file)["run"])
+    return FeatureNetwork(
+        network, dataset, file, _origin(file, dataset, is_given=bool(weights)), read_metadata(file)["run"]
+    )
 
 
-def _origin(file: Path, dataset: str) -> str:
-    """Whose weights a file of the user's has: the stored statistics are those of the authors'.
+def _origin(file: Path, dataset: str, is_given: bool) -> str:
+    """Whose weights a file has, which a user may have given: the stored statistics are those of the authors'.
 
     Raises:
         UserError: the authors' for another data set.
     """
     if file.suffix not in SUFFIXES:
         return "own"
+    if not is_given:
+        return "shipped"
     at_hand = {name: path for name in PUBLISHED_NAMES if (path := _published_weights(name)).is_file()}
     same = [name for name, path in at_hand.items() if path.read_bytes() == file.read_bytes()]
     if same and dataset not in same:

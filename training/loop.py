@@ -15,7 +15,7 @@ from data import training_batches
 from errors import UserError
 from models import save_model
 from models.checkpoint import MODEL_FILE
-from neurons import LIF
+from neurons import backend_of
 from provenance import provenance
 from training.config import Config
 from training.device import describe_backend, peak_memory_bytes, reproducible_kernels, resolve_backend
@@ -60,7 +60,7 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         if not fresh and resume(run):
             print("the state is of another kind of device: noise goes on with another stream", flush=True)
         start_run(config, [*starts, _start(run)], fresh)
-        if any(isinstance(module, LIF) for module in run.model.modules()):
+        if backend_of(run.model):
             print(describe_backend(config.backend, run.device), flush=True)
         log = RunLog(run.folder, run.epoch, config.tensorboard)
         while run.epoch < config.epochs:
