@@ -24,7 +24,7 @@ from analysis.reproduction import reproduce
 from analysis.status import status_table
 from cli import parse_arguments, run_program
 from errors import UserError
-from training.config import Precision
+from training.config import PrecisionChoice
 from training.device import keep_freed_memory, resolve_device
 
 
@@ -44,7 +44,7 @@ class Arguments:
     """a reduced budget, labelled so"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
-    precision: Precision = "fp32"
+    precision: PrecisionChoice = "auto"
     """of training, as train.py has it"""
 
 
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate(arguments: Arguments, experiments: Experiments, places: Places) -> None:
-    if (arguments.minutes, arguments.epochs, arguments.precision) != (None, None, "fp32"):
+    if (arguments.minutes, arguments.epochs, arguments.precision) != (None, None, "auto"):
         raise UserError("--evaluate trains nothing: leave --minutes, --epochs and --precision out")
     keep_freed_memory()
     rows = experiments.select(arguments.names)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -15,7 +15,8 @@ from analysis.generation import FAD_PROTOCOLS
 from errors import UserError
 from files import write_atomically, write_json
 from models import load_model, read_metadata, save_model
-from training.config import Config
+from provenance import device_type
+from training.config import Config, Precision
 from training.folder import read_record
 from training.log import METRICS_FILE, RATES_FILE, save_grid
 
@@ -160,14 +161,17 @@ def _rates(config: dict[str, Any]) -> str:
 
 def _precision_of(starts: list[dict[str, Any]]) -> str:
     """Of training: `fp32`, `bf16`, or each after the other where it changed."""
-    names = [start["runtime"].get("precision", "fp32") for start in starts]
+    # Older starts have no word for what ran beside what was asked for, the oldest neither.
+    names = [start.get("precision") or start["runtime"].get("precision", "fp32") for start in starts]
     return " then ".join(name for name, before in zip(names, [None, *names], strict=False) if name != before)
 
 
 def _command(row: Row, trained: dict[str, Any]) -> str:
-    """What makes the row again."""
+    """What makes the row again: in the same precision, where `auto` might take another one."""
     precision = trained.get("precision", "fp32")
-    return f"python reproduce.py {row.name}" + (f" --precision {precision}" if precision == "bf16" else "")
+    is_default = precision == "fp32" and device_type(trained["hardware"]) == "cpu"
+    named = precision in get_args(Precision) and not is_default
+    return f"python reproduce.py {row.name}" + (f" --precision {precision}" if named else "")
 
 
 def _in_precision(trained: dict[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ from errors import UserError
 from files import write_json
 from models import read_metadata
 from models.checkpoint import MODEL_FILE
-from training.config import Precision
+from training.config import PrecisionChoice
 from training.folder import is_running
 from training.loop import fit
 from training.stop import Stopped
@@ -22,7 +22,7 @@ def reproduce(
     minutes: float = math.inf,
     epochs: int | None = None,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: PrecisionChoice = "auto",
 ) -> list[str]:
     """Run rows in order until they are done or the time is up.
 
@@ -71,7 +71,7 @@ def run_row(
     epochs: int,
     device: str,
     deadline: float = math.inf,
-    precision: Precision = "fp32",
+    precision: PrecisionChoice = "auto",
 ) -> None:
     """Train one row as far as the deadline allows, then release what there is.
 

@@ -49,7 +49,7 @@ class Arguments(throughput.Arguments):
 
 def make_draws(benchmark: DrawBenchmark, device: torch.device) -> dict[str, Draw]:
     """By name, functions recompute -> z [T, N, D]; the same z at every call."""
-    model: FSVAE = make_model(benchmark, device).eval()
+    model: FSVAE = make_model(benchmark, device)[0].eval()
     noise = Generator(device).manual_seed(SEED)
     let_it_fire(model, noise)
     with torch.no_grad():

@@ -34,7 +34,7 @@ from provenance import provenance
 from training.config import Backend, Config, CudaGraph, Dataset, Model, Precision, Variant, preset
 from training.device import keep_freed_memory, peak_memory_bytes, resolve_backend, resolve_device
 from training.graph import WARM_UP_STEPS, resolve_graph
-from training.step import make_optimizer, make_training_step, set_runtime
+from training.step import Runtime, make_optimizer, make_training_step, set_runtime
 
 SEED = 0
 QUIET_IDLE_FRACTION = 0.9  # below it, other programs slow the benchmark down
@@ -173,21 +173,20 @@ def measure(benchmark: Benchmark, make: Callable[[Benchmark, torch.device], Step
 
 def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     """A function that trains on one batch, or generates one."""
-    model = make_model(benchmark, device)
+    model, runtime = make_model(benchmark, device)
     noise = Generator(device).manual_seed(SEED)
     if benchmark.mode == "sample":
         return _sampling_step(model, benchmark.batch_size, noise)
     config = replace(benchmark.config(), batch_size=benchmark.batch_size)
-    return _training_step(model, config, noise, benchmark.records(device))
+    return _training_step(model, config, noise, runtime)
 
 
-def make_model(benchmark: Benchmark, device: torch.device) -> nn.Module:
-    """The benchmark's model, freshly initialised, the same every time, on its backend."""
+def make_model(benchmark: Benchmark, device: torch.device) -> tuple[nn.Module, Runtime]:
+    """The benchmark's model, freshly initialised, the same every time, and how it runs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = build_model(benchmark.model_config()).to(device)
-    set_runtime(model, benchmark.config(), device)
-    return model
+    return model, set_runtime(model, benchmark.config(), device)
 
 
 def random_images(n: int, config: ModelConfig, noise: Generator) -> Tensor:
@@ -196,10 +195,10 @@ def random_images(n: int, config: ModelConfig, noise: Generator) -> Tensor:
     return torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
 
 
-def _training_step(model: nn.Module, config: Config, noise: Generator, records: bool) -> Step:
+def _training_step(model: nn.Module, config: Config, noise: Generator, runtime: Runtime) -> Step:
     model.train()
     x = random_images(config.batch_size, model.config, noise)
-    optimizer, step = make_optimizer(model, config), make_training_step(config, records)
+    optimizer, step = make_optimizer(model, config), make_training_step(config.batch_size, runtime)
     return lambda: step(model, optimizer, x, noise)
 
 

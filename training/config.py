@@ -17,6 +17,7 @@ Model = Literal["esvae", "fsvae", "taid", "ann_vae"]
 Variant = Literal["paper", "code"]
 Backend = Literal["auto", "native", "triton", "scan", "torch", "cupy"]
 Precision = Literal["fp32", "bf16"]
+PrecisionChoice = Literal["auto", Precision]
 CudaGraph = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "fast"]
 
@@ -89,8 +90,9 @@ class Config:
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = field(default="auto", metadata=RUNTIME)
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
-    precision: Precision = field(default="fp32", metadata=RUNTIME)
-    """bf16: on a GPU synapses multiply and spikes are stored in bfloat16; on a CPU only gradients of spikes do"""
+    precision: PrecisionChoice = field(default="auto", metadata=RUNTIME)
+    """bf16: on a GPU synapses multiply and spikes are stored in bfloat16, on a CPU only gradients of spikes do;
+    auto takes it for a spiking model on a GPU with backend triton, else fp32"""
     cuda_graph: CudaGraph = field(default="auto", metadata=RUNTIME)
     """record the training step as a CUDA graph and replay it; auto does on a GPU, unless the backend is cupy"""
     deterministic: bool = field(default=False, metadata=RUNTIME)

@@ -18,7 +18,7 @@ from models.checkpoint import MODEL_FILE
 from neurons import backend_of
 from provenance import provenance
 from training.config import Config
-from training.device import describe_backend, peak_memory_bytes, reproducible_kernels, resolve_backend
+from training.device import describe_backend, peak_memory_bytes, reproducible_kernels
 from training.evaluation import evaluate_reconstruction
 from training.folder import previous_starts, run_lock, start_run
 from training.log import RunLog
@@ -62,6 +62,8 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         start_run(config, [*starts, _start(run)], fresh)
         if backend_of(run.model):
             print(describe_backend(config.backend, run.device), flush=True)
+        if config.precision == "auto" and run.runtime.precision == "bf16":
+            print("precision: bf16 (--precision fp32 for float32)", flush=True)
         log = RunLog(run.folder, run.epoch, config.tensorboard)
         while run.epoch < config.epochs:
             train_epoch(run, request)
@@ -75,8 +77,8 @@ def _start(run: Run) -> dict[str, Any]:
     """What config.json keeps of a start: where it went on, with what, how and when."""
     identity = run.config.identity()
     runtime = {name: value for name, value in run.config.to_dict().items() if name not in identity}
-    backend = resolve_backend(run.config.backend, run.device)
-    return {"runtime": runtime, "lif_backend": backend, "epoch": run.epoch} | provenance(run.device)
+    resolved = {"lif_backend": run.runtime.backend, "precision": run.runtime.precision}
+    return {"runtime": runtime} | resolved | {"epoch": run.epoch} | provenance(run.device)
 
 
 def train_epoch(run: Run, request: StopRequest) -> None:

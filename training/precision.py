@@ -1,12 +1,22 @@
-"""Training in bfloat16: what of a step is computed in it, on which device, and what refuses."""
+"""Training in bfloat16: when it is taken, what of a step is computed in it, on which device, and what refuses."""
 
 import torch
 from torch import nn
 
 from errors import UserError
 from models.backbone import set_gradient_dtype
-from neurons import LIF
-from training.config import Precision
+from neurons import LIF, backend_of
+from training.config import Precision, PrecisionChoice
+
+
+def resolve_precision(name: PrecisionChoice, model: nn.Module, device: torch.device) -> Precision:
+    """`auto` takes bf16 where it was measured to be faster and to train as well, docs/results.md, and else fp32.
+
+    The model must have been told of its backend.
+    """
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and backend_of(model) == "triton" else "fp32"
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

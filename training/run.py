@@ -16,7 +16,7 @@ from training.graph import Step
 from training.log import check_log
 from training.schedule import rates_as_tensors
 from training.state import STATE_FILE, RunState, load_state, save_state
-from training.step import make_optimizer, make_training_step, set_runtime
+from training.step import Runtime, make_optimizer, make_training_step, set_runtime
 
 NOISE = -1  # the stream behind all training noise; those from 0 on are the epochs' orders
 NOISE_STATE_BYTES = {"cpu": 5056, "cuda": 16}  # of a generator's state
@@ -34,6 +34,7 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     noise: Generator
+    runtime: Runtime
     training_step: Step
     epoch: int = 0
     step: int = 0
@@ -55,11 +56,11 @@ def prepare(config: Config) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(config.model_config())
-    records = set_runtime(model.to(device), config, device)
+    runtime = set_runtime(model.to(device), config, device)
     optimizer, noise = make_optimizer(model, config), stream(config, device, NOISE)
-    if records and config.rates_change:
+    if runtime.records and config.rates_change:
         rates_as_tensors(optimizer, device)
-    learning = model, optimizer, noise, make_training_step(config, records)
+    learning = model, optimizer, noise, runtime, make_training_step(config.batch_size, runtime)
     return Run(config, config.run_dir, device, train.images, test.images, *learning)
 
 

@@ -1,5 +1,7 @@
 """One step of Algorithm 1 with AdamW, and how a model is made to take it on a device."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -7,26 +9,36 @@ from neurons import set_backend
 from training.config import Config, Precision
 from training.device import resolve_backend
 from training.graph import GraphedStep, Step, resolve_graph
-from training.precision import autocast, set_precision
+from training.precision import autocast, resolve_precision, set_precision
 
 RATES = ("posterior_rate", "prior_rate")
 
 
-def set_runtime(model: nn.Module, config: Config, device: torch.device) -> bool:
-    """Let a model on `device` run as the configuration says: its backend, its precision, its graph.
+@dataclass(frozen=True)
+class Runtime:
+    """How the training steps of a model run, with nothing left to `auto`."""
 
-    Returns:
-        whether its training step is to be recorded as a CUDA graph.
+    backend: str
+    """of its LIF neurons"""
+    precision: Precision
+    """of a step"""
+    records: bool
+    """whether a step is recorded as a CUDA graph"""
+
+
+def set_runtime(model: nn.Module, config: Config, device: torch.device) -> Runtime:
+    """Let a model on `device` run as the configuration says: its backend, its precision, its graph.
 
     Raises:
         UserError: something that cannot run here, or not together.
     """
     backend = resolve_backend(config.backend, device)
     set_backend(model, backend)
-    set_precision(model, config.precision, backend, device)
+    precision = resolve_precision(config.precision, model, device)
+    set_precision(model, precision, backend, device)
     if records := resolve_graph(config.cuda_graph, backend, device, config.deterministic):
         model.prepare_for_graph()
-    return records
+    return Runtime(backend, precision, records)
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
@@ -37,13 +49,13 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
-def make_training_step(config: Config, records: bool) -> Step:
-    """`training_step` at the configured precision, `records` as a CUDA graph."""
+def make_training_step(batch_size: int, runtime: Runtime) -> Step:
+    """`training_step` on batches of that size, run in that way."""
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
-        return training_step(model, optimizer, x, noise, config.precision)
+        return training_step(model, optimizer, x, noise, runtime.precision)
 
-    return GraphedStep(step, config.batch_size) if records else step
+    return GraphedStep(step, batch_size) if runtime.records else step
 
 
 def training_step(

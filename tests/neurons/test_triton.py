@@ -401,7 +401,7 @@ for dtype in ("fp32", "bf16"):
 
 def test_the_kernels_compile_for_an_h100_and_keep_16_steps_in_registers(tmp_path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
     program = tmp_path / "compile_kernels.py"
     program.write_text(COMPILE)
     command = [sys.executable, program, tmp_path]

@@ -4,19 +4,21 @@ import copy
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+import training.precision
 from errors import UserError
 from models import MODELS, ModelConfig, build_model
 from neurons import LIF, set_backend
 from neurons.library import native_available
-from training.precision import autocast, set_precision, synapses_in_bfloat16
-from training.step import training_step
+from training.config import preset
+from training.precision import autocast, resolve_precision, set_precision, synapses_in_bfloat16
+from training.step import Runtime, set_runtime, training_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -136,7 +138,34 @@ def test_a_run_in_bf16_trains_says_so_and_may_go_on_in_fp32(
     exact = torch.load(uninterrupted / "last.pt", weights_only=True)["model"]
     assert not weights["bottleneck.weight"].equal(exact["bottleneck.weight"])
     starts = json.loads((run_dir / "config.json").read_text())["starts"]
-    assert [start["runtime"]["precision"] for start in starts] == ["bf16", "fp32"]
+    assert [start["runtime"]["precision"] for start in starts] == ["bf16", "auto"]
+    assert [start["precision"] for start in starts] == ["bf16", "fp32"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "found"),
+    [
+        ("triton", CUDA, "bf16"),
+        ("triton", CPU, "fp32"),
+        ("scan", CUDA, "fp32"),
+        ("cupy", CUDA, "fp32"),
+        (None, CUDA, "fp32"),
+    ],
+)
+def test_auto_is_bf16_for_spikes_by_triton_on_a_gpu(
+    backend: str | None, device: torch.device, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.precision, "backend_of", lambda _: backend)
+    assert resolve_precision("auto", nn.Identity(), device) == found
+    assert [resolve_precision(name, nn.Identity(), device) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize(("name", "found"), [("esvae", "bf16"), ("ann_vae", "fp32")])
+@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
+def test_on_a_gpu_a_run_takes_bf16_by_itself(name: str, found: str, _gpu: str) -> None:
+    config = preset("digits", name)
+    runtime = set_runtime(build_model(config.model_config()).cuda(), replace(config, device="cuda"), CUDA)
+    assert runtime == Runtime("triton", found, records=True)
 
 
 @pytest.mark.parametrize(

@@ -363,7 +363,16 @@ def test_runtime_fields_may_change_and_are_noted(train: Callable, after_step: Ca
     assert (first["epoch"], first["runtime"]["backend"], first["runtime"]["checkpoint_every"]) == (0, "scan", 10)
     assert (second["epoch"], second["runtime"]["backend"], second["runtime"]["checkpoint_every"]) == (0, "torch", 5)
     for start in record["starts"]:
-        assert {"commit", "versions", "hardware", "date", "runtime", "lif_backend", "epoch"} == start.keys()
+        assert {
+            "commit",
+            "versions",
+            "hardware",
+            "date",
+            "runtime",
+            "lif_backend",
+            "precision",
+            "epoch",
+        } == start.keys()
     assert record["config"]["epochs"] == 2 and record["config"]["backend"] == "torch"
 
 
