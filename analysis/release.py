@@ -107,8 +107,8 @@ def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places
         "name": row.name,
         "status": "done",
         "checkpoint": weights.name,
-        "budget": budget(row, record["epochs"]),
-        "command": _command(row, record["trained"]),
+        "budget": budget(row, record),
+        "command": _command(row, record),
         "fingerprint": fingerprint(weights),
     }
     write_json(places.result(row), record)
@@ -119,10 +119,13 @@ def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places
     return record
 
 
-def budget(row: Row, epochs: int) -> str:
+def budget(row: Row, record: dict[str, Any]) -> str:
     """Label of how far a result went: the row's recipe, and whether its epochs were reduced."""
-    reduced = f", REDUCED: {epochs} of {row.epochs} epochs" if epochs < row.epochs else f", {epochs} epochs"
-    return row.label + reduced
+    epochs, intended = record["epochs"], _intended_epochs(row, record)
+    if epochs >= row.epochs:
+        return f"{row.label}, {epochs} epochs"
+    schedule = "" if intended == epochs else f" by the schedule of {intended}"
+    return f"{row.label}, REDUCED: {epochs} of {row.epochs} epochs{schedule}"
 
 
 def card(record: dict[str, Any]) -> str:
@@ -166,12 +169,20 @@ def _precision_of(starts: list[dict[str, Any]]) -> str:
     return " then ".join(name for name, before in zip(names, [None, *names], strict=False) if name != before)
 
 
-def _command(row: Row, trained: dict[str, Any]) -> str:
-    """What makes the row again: in the same precision, where `auto` might take another one."""
+def _intended_epochs(row: Row, record: dict[str, Any]) -> int:
+    """Those that the run was scheduled for; where there is no schedule, those that it has."""
+    scheduled = record["config"]["epochs"]
+    return scheduled if row.config(scheduled).schedule_needs_epochs else record["epochs"]
+
+
+def _command(row: Row, record: dict[str, Any]) -> str:
+    """What makes the result again: its epochs where they were reduced, its precision where `auto` may take another."""
+    trained, epochs = record["trained"], _intended_epochs(row, record)
     precision = trained.get("precision", "fp32")
     is_default = precision == "fp32" and device_type(trained["hardware"]) == "cpu"
     named = precision in get_args(Precision) and not is_default
-    return f"python reproduce.py {row.name}" + (f" --precision {precision}" if named else "")
+    reduced = f" --epochs {epochs}" if epochs < row.epochs else ""
+    return f"python reproduce.py {row.name}{reduced}" + (f" --precision {precision}" if named else "")
 
 
 def _in_precision(trained: dict[str, Any] | None) -> str:

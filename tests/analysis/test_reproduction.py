@@ -257,8 +257,21 @@ def test_the_list_is_asked_for_alone(flags: tuple[str, ...], capsys: pytest.Capt
     assert capsys.readouterr().err == "error: --list shows every row and runs nothing: give it alone\n"
 
 
-def test_a_budget_label_names_the_recipe() -> None:
-    assert budget(ROW, 2) == "tiny, 2 epochs"
+@pytest.mark.parametrize(
+    ("model", "epochs", "scheduled", "label"),
+    [
+        ("esvae", 2, 2, "tiny, 2 epochs"),
+        ("esvae", 1, 1, "tiny, REDUCED: 1 of 2 epochs"),
+        ("esvae", 1, 2, "tiny, REDUCED: 1 of 2 epochs"),  # its rate is constant: an epoch is an epoch
+        ("fsvae", 1, 1, "tiny, REDUCED: 1 of 2 epochs"),
+        ("fsvae", 1, 2, "tiny, REDUCED: 1 of 2 epochs by the schedule of 2"),
+    ],
+)
+def test_a_budget_label_names_the_recipe_and_what_is_missing(
+    model: str, epochs: int, scheduled: int, label: str
+) -> None:
+    row = replace(ROW, model=model)
+    assert budget(row, {"epochs": epochs, "config": {"epochs": scheduled}}) == label
 
 
 def test_the_table_holds_the_papers_rows_and_baselines(places: Places) -> None:
@@ -278,7 +291,7 @@ def test_the_precision_of_training_stands_in_result_card_and_command(tmp_path: P
     assert reproduce((ROW,), places, epochs=1, device="cpu", precision="bf16") == []
     record, text = result(places), (places.pretrained / "tiny.md").read_text()
     assert record["trained"]["precision"] == "bf16"
-    assert "images/s in bf16 |" in text and "`python reproduce.py tiny --precision bf16`" in text
+    assert "images/s in bf16 |" in text and "`python reproduce.py tiny --epochs 1 --precision bf16`" in text
     assert reproduce((ROW,), places, epochs=2, device="cpu") == []
     record, text = result(places), (places.pretrained / "tiny.md").read_text()
     assert record["trained"]["precision"] == "bf16 then fp32"
