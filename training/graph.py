@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph: recorded once, then started as a whole instead of kernel by kernel."""
+"""A training step or a test as one CUDA graph: recorded once, then started as a whole instead of kernel by kernel."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,6 +59,32 @@ class GraphedStep:
         optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
         with _capturable(optimizer):
             self.replay, self.values = capture(step, noise)
+
+
+class GraphedPass:
+    """Called as the function of a batch that it is given: the first call runs it, later ones its graph.
+
+    The function may draw from `noise` alone. A batch of another size than `batch_size` runs it as it is.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], batch_size: int, noise: Generator) -> None:
+        self.function, self.batch_size, self.noise = function, batch_size, noise
+        self.is_warm = False
+        self.replay: Callable[[], None] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the function returns, in memory of its own."""
+        if len(x) != self.batch_size:
+            return self.function(x)
+        if not self.is_warm:
+            self.is_warm = True
+            return on_side_stream(lambda: self.function(x), x.device)
+        if self.replay is None:
+            self.x = x.clone()
+            self.replay, self.value = capture(lambda: self.function(self.x), self.noise)
+        self.x.copy_(x)
+        self.replay()
+        return self.value.clone()
 
 
 def capture(function: Callable[[], Result], noise: Generator) -> tuple[Callable[[], None], Result]:

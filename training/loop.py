@@ -128,7 +128,9 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     config, n_trained = run.config, run.sums["images"]
     run.model.eval()
     give_up = partial(_stop_if_signalled, run, request)
-    test_reconstruction = evaluate_reconstruction(run.model, run.test_images, before_batch=give_up)
+    test_reconstruction = evaluate_reconstruction(
+        run.model, run.test_images, before_batch=give_up, records=run.runtime.records
+    )
     if not math.isfinite(test_reconstruction):
         raise _diverged(run, f"the test loss became {test_reconstruction}", run.step)
     if not (run.folder / STATE_FILE).exists():

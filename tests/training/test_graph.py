@@ -16,7 +16,8 @@ import training.step
 from errors import UserError
 from training import graph
 from training.config import preset
-from training.graph import WARM_UP_STEPS, GraphedStep, resolve_graph
+from training.evaluation import evaluate_reconstruction
+from training.graph import WARM_UP_STEPS, GraphedPass, GraphedStep, resolve_graph
 from training.run import prepare
 from training.schedule import set_learning_rates
 
@@ -29,6 +30,7 @@ class FakeGraph:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.replays = 0
+        self.test_replays = 0
         self.recorded: list[bool] = []  # whether the optimizer might be recorded, once per recording
         self.step = training.step.training_step
         monkeypatch.setattr("training.step.training_step", self.training_step)
@@ -43,6 +45,20 @@ class FakeGraph:
         return self.step(model, optimizer, x, noise, precision)
 
     def capture(self, function: Callable[[], Tensor], noise: Generator) -> tuple[Callable[[], None], Tensor]:
+        return self.capture_step(function, noise) if torch.is_grad_enabled() else self.capture_test(function, noise)
+
+    def capture_test(self, function: Callable[[], Tensor], noise: Generator) -> tuple[Callable[[], None], Tensor]:
+        drawn = noise.get_state()
+        result = function()
+        noise.set_state(drawn)
+
+        def replay() -> None:
+            self.test_replays += 1
+            result.copy_(function())
+
+        return replay, result
+
+    def capture_step(self, function: Callable[[], Tensor], noise: Generator) -> tuple[Callable[[], None], Tensor]:
         model, optimizer = self.trained
         before = copy.deepcopy((model.state_dict(), optimizer.state_dict())), noise.get_state()
         result = function()
@@ -78,12 +94,13 @@ def test_a_recorded_run_is_the_same_run(
 def test_a_recorded_run_of_fsvae_draws_as_one_that_is_not(
     train: Callable, results: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("training.evaluation.evaluation_batch", lambda _: 12)  # 40 images: three, and one of 4
     flags = ("--model", "fsvae", "--n-steps", "8", "--n-candidates", "3", "--epochs", "2")
     assert train(*flags) == 0
     plain = results(run_dir)
     fake = FakeGraph(monkeypatch)
     assert train(*flags, "--fresh") == 0
-    assert fake.replays == 2 * 6 - WARM_UP_STEPS
+    assert fake.replays == 2 * 6 - WARM_UP_STEPS and fake.test_replays == 2 * 2
     assert results(run_dir) == plain
 
 
@@ -183,6 +200,18 @@ def test_another_model_than_the_recorded_one_is_refused(arguments: tuple, monkey
         graphed(copy.deepcopy(model), optimizer, torch.ones(4, 1), noise)
 
 
+def test_a_recorded_pass_answers_for_each_batch_and_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "capture", record_nothing)
+    monkeypatch.setattr(graph, "on_side_stream", lambda function, device: function())
+    seen: list[Tensor] = []
+    answer = GraphedPass(lambda x: seen.append(x) or x.sum(), 4, Generator())
+    batches = [torch.full((n, 1), float(i)) for i, n in enumerate((4, 4, 3, 4, 2))]
+    assert [value.item() for value in [answer(x) for x in batches]] == [0.0, 4.0, 6.0, 12.0, 8.0]
+    static = seen[1]
+    assert [any(x is y for y in (*batches, static)) for x in seen] == [True] * len(seen)
+    assert static is not batches[1] and sum(x is static for x in seen) == 3  # recorded once, replayed twice
+
+
 @pytest.mark.parametrize(
     ("backend", "device", "message"),
     [
@@ -261,6 +290,21 @@ def test_on_a_gpu_replayed_steps_are_the_eager_ones(
     for name, value in weights.items():
         # A weight whose gradient is nearly nothing may go either way, by one learning rate per step.
         torch.testing.assert_close(value, eager_weights[name], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, "triton") for name in ("esvae", "fsvae", "taid", "ann_vae")), ("esvae", "scan")]
+)
+def test_on_a_gpu_a_recorded_test_is_the_eager_one(name: str, backend: str, _gpu: str, same_algorithms: None) -> None:
+    run = prepare(replace(preset("digits", name), n_steps=8, latent_dim=8, device="cuda", backend=backend))
+    run.model.eval()
+    # 297 images in batches of 50: one warms up, four are replayed, 47 are left. Then again with other weights.
+    for _ in range(2):
+        plain, recorded = (evaluate_reconstruction(run.model, run.test_images, 50, records=r) for r in (False, True))
+        assert recorded == pytest.approx(plain, rel=1e-5)
+        for p in run.model.parameters():
+            p.data.mul_(1.1)
 
 
 @pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
