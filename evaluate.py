@@ -22,7 +22,7 @@ from torch import Tensor
 from analysis.comparison import comparison, metric_lines
 from analysis.evaluation import Evaluation, evaluate, output_folder, save_pictures
 from analysis.formats import as_text
-from analysis.generation import Files, evaluate_images, parse_metrics
+from analysis.generation import NETWORK_FILES, Files, evaluate_images, parse_metrics, weights_of
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json
@@ -90,6 +90,12 @@ def _checked_metrics(a: Arguments) -> tuple[str, ...]:
         raise UserError("--n-samples, --seed and --backend are of a model: leave them out with --images")
     if a.n_samples is not None and metrics == ("reconstruction",):
         raise UserError("--n-samples is for metrics that look at samples: --metrics names them, fad for example")
+    if a.checkpoint and a.n_images is not None and "reconstruction" not in metrics:
+        raise UserError("--n-images is of the test images that are reconstructed: give --n-samples for other metrics")
+    read = {weights_of(name) for name in metrics}
+    for name in NETWORK_FILES:
+        if getattr(a, name) is not None and name not in read:
+            raise UserError(f"--{name.replace('_', '-')}: none of --metrics {','.join(metrics)} reads it")
     return metrics
 
 

@@ -18,7 +18,7 @@ import tyro
 from cli import parse_arguments, run_program
 from errors import UserError
 from training.config import Config, preset
-from training.device import keep_freed_memory
+from training.device import keep_freed_memory, resolve_device
 from training.loop import fit
 
 
@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     config = arguments.config
     if arguments.dry_run:
+        resolve_device(config.device)
         print(f"would train in {config.run_dir}:")
         print("\n".join(f"  {name} = {value}" for name, value in config.to_dict().items()))
         return

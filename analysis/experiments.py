@@ -180,9 +180,19 @@ def read_result(row: Row, places: Places) -> dict[str, Any] | None:
             raise ValueError("epochs or status of another kind")
         if record["status"] == "done" and (missing := RESULT_FIELDS - record.keys()):
             raise ValueError(f"without {', '.join(sorted(missing))}")
+        _check_numbers(record)
     except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
         raise UserError(f"{file} is damaged ({error}); remove it to run the row again") from error
     return record
+
+
+def _check_numbers(record: dict[str, Any]) -> None:
+    """ValueError where what tables calculate with is something else; LookupError or TypeError where it cannot be."""
+    numbers = {name: record.get(name) for name in ("training_seconds", "images_per_second")}
+    numbers["reconstruction_loss"] = (record.get("reconstruction_loss") or {"value": None})["value"]
+    for name, value in numbers.items():
+        if not _is_of_kind(value, float | None):
+            raise ValueError(f"{name} is {value!r}")
 
 
 def is_done(row: Row, places: Places) -> bool:

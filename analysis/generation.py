@@ -31,6 +31,7 @@ FID_PROTOCOLS = {
     "fid_10k_train": ("standard", 10_000, "train"),
     "fid_50k_train": ("standard", 50_000, "train"),
 }
+NETWORK_FILES = ("fad_weights", "inception_weights", "imagenet_inception_weights")  # fields of Files
 SHORT_NAMES = {"is": "inception_score"}
 METRICS = ("reconstruction", *FAD_PROTOCOLS, *FID_PROTOCOLS, "inception_score", "inception_score_standard")
 
@@ -69,6 +70,15 @@ def parse_metrics(names: str) -> tuple[str, ...]:
     if unknown:
         raise UserError(f"unknown metric {', '.join(map(repr, unknown))}; choose from {','.join(METRICS)}")
     return parsed
+
+
+def weights_of(metric: str) -> str | None:
+    """Which of NETWORK_FILES a metric reads."""
+    if metric in FAD_PROTOCOLS:
+        return "fad_weights"
+    if metric == "inception_score":
+        return "imagenet_inception_weights"
+    return None if metric == "reconstruction" else "inception_weights"
 
 
 def prepare_metrics(

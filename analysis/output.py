@@ -134,11 +134,14 @@ def check_replaceable(
 
 
 def write_result(folder: Path, name: str, result: Result) -> list[Path]:
-    """Write record, table and every figure: <name>.json, .csv, .png, .pdf, and <name>-<figure>.png, .pdf."""
-    paths = write_experiment(folder, name, result.record, result.table)
+    """Write record, table and every figure: <name>.json, .csv, .png, .pdf, and <name>-<figure>.png, .pdf.
+
+    The record comes last: what it stands for is there.
+    """
+    figures = []
     for figure, drawn in result.figures.items():
-        paths += save_figure(drawn, folder / (f"{name}-{figure}" if figure else name))
-    return paths
+        figures += save_figure(drawn, folder / (f"{name}-{figure}" if figure else name))
+    return write_experiment(folder, name, result.record, result.table) + figures
 
 
 def stored_pictures(folder: Path, name: str) -> list[bytes]:

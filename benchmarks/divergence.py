@@ -119,6 +119,8 @@ def measure(a: Arguments) -> dict[str, Any]:
     config, device = a.config(), resolve_device(a.device)
     images = load_split(a.dataset, "train", config.data_dir, limit=a.train_images, device=device).images
     first = resolve_backend("auto", device)
+    if a.model == "ann_vae":
+        raise UserError("the ANN VAE has no LIF neurons whose backends could differ; choose another --model")
     reference = losses(config, images, first, a.steps, move_nothing)
     runs = {f"{first}, first weight one bit away": (first, move_first_weight)}
     for k in range(a.neighbours):

@@ -74,6 +74,11 @@ def test_all_runs_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "rounding takes a run" in capsys.readouterr().out
 
 
+def test_a_model_without_neurons_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_program(main, ["--model", "ann_vae"]) == 2
+    assert capsys.readouterr().err.startswith("error: the ANN VAE has no LIF neurons")
+
+
 def test_no_steps_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_program(main, ["--steps", "0"]) == 2
     assert capsys.readouterr().err == "error: --steps must be at least 1, got 0\n"

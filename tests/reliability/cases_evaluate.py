@@ -56,6 +56,21 @@ EVALUATE_CASES = [
     Case("images: NaN", f"{SCORE} images.npz", "values that are not finite", s.images(s.floats(np.nan))),
     Case("images: infinite", f"{SCORE} images.npz", "values that are not finite", s.images(s.floats(-np.inf))),
     Case("images: too few", f"{SCORE} images.npz --n-images 60", "60 images are too few"),
+    Case(
+        "fewer images for samples",
+        f"{EVALUATE} model.safetensors --metrics fad --n-images 60",
+        "--n-images is of the test images that are reconstructed",
+    ),
+    Case(
+        "a network that nothing reads",
+        f"{EVALUATE} model.safetensors --metrics reconstruction --fad-weights fad.safetensors",
+        "--fad-weights: none of --metrics reconstruction reads it",
+    ),
+    Case(
+        "the network of another score",
+        f"{SCORE} images.npz --metrics fad,fid --imagenet-inception-weights fad.safetensors",
+        "--imagenet-inception-weights: none of --metrics fad,fid reads it",
+    ),
     Case("a metric that is none", f"{EVALUATE} model.safetensors --metrics beauty", "unknown metric 'beauty'"),
     Case("no metric", f"{EVALUATE} model.safetensors", "unknown metric ''", arguments=("--metrics", ",")),
     Case("features: another model", f"{FAD} model.safetensors", "holds a esvae, not an autoencoder"),

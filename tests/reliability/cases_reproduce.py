@@ -67,6 +67,18 @@ REPRODUCE_CASES = [
         "result: a list", "reproduce --list", "results/finished.json is damaged", s.put("results/finished.json", "[]")
     ),
     Case(
+        "result: a loss in words",
+        "reproduce --list",
+        "results/finished.json is damaged (reconstruction_loss is 'low')",
+        s.result(reconstruction_loss={"value": "low"}),
+    ),
+    Case(
+        "result: a speed in words",
+        "reproduce --list",
+        "results/finished.json is damaged (images_per_second is 'high')",
+        s.result(images_per_second="high"),
+    ),
+    Case(
         "result: without epochs",
         "reproduce finished",
         "results/finished.json is damaged",

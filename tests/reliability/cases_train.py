@@ -19,6 +19,7 @@ TRAIN_CASES = [
         "--precision bf16 on a CPU",
     ),
     Case("bf16 for an ANN", f"{RUN} --name new --model ann_vae --precision bf16", "is for spiking models"),
+    Case("no such device, dry", f"{RUN} --name new --dry-run --device tpu", "unknown device 'tpu'"),
     Case("a CUDA graph on a CPU", f"{RUN} --name new --cuda-graph on", "--cuda-graph on needs an NVIDIA GPU"),
     Case(
         "more time steps than memory", f"{RUN} --name new --n-steps 1000000", "n_steps must be at least 1 and at most"

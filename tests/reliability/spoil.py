@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from analysis.experiments import RESULT_FIELDS
 from models import read_metadata
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,12 @@ def lying_archive() -> None:
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**45, 28, 28)})
     with zipfile.ZipFile("images.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue())
+
+
+def result(**changes: Any) -> Callable[[], Any]:
+    """A row's result that says nothing but this."""
+    record = dict.fromkeys(RESULT_FIELDS) | {"status": "done", "epochs": 1} | changes
+    return put("results/finished.json", json.dumps(record))
 
 
 def experiments(text: str) -> Callable[[], Any]:
