@@ -87,7 +87,7 @@ def test_a_signal_in_the_middle_of_the_test(
 ) -> None:
     evaluate = loop.evaluate_reconstruction
 
-    def disturbed(model: Any, images: Any, before_batch: Callable[[], None]) -> float:
+    def disturbed(model: Any, images: Any, before_batch: Callable[[], None], **settings: Any) -> float:
         batches = itertools.count()
 
         def send_in_the_third() -> None:
@@ -95,7 +95,7 @@ def test_a_signal_in_the_middle_of_the_test(
                 os.kill(os.getpid(), signal.SIGTERM)
             before_batch()
 
-        return evaluate(model, images, 10, before_batch=send_in_the_third)
+        return evaluate(model, images, 10, before_batch=send_in_the_third, **settings)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "evaluate_reconstruction", disturbed)
