@@ -22,7 +22,7 @@ from torch import Tensor
 from analysis.comparison import comparison, metric_lines
 from analysis.evaluation import Evaluation, evaluate, output_folder, save_pictures
 from analysis.formats import as_text
-from analysis.generation import NETWORK_FILES, Files, evaluate_images, parse_metrics, weights_of
+from analysis.generation import NETWORK_OF, Files, evaluate_images, parse_metrics
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_json
@@ -92,10 +92,10 @@ def _checked_metrics(a: Arguments) -> tuple[str, ...]:
         raise UserError("--n-samples is for metrics that look at samples: --metrics names them, fad for example")
     if a.checkpoint and a.n_images is not None and "reconstruction" not in metrics:
         raise UserError("--n-images is of the test images that are reconstructed: give --n-samples for other metrics")
-    read = {weights_of(name) for name in metrics}
-    for name in NETWORK_FILES:
-        if getattr(a, name) is not None and name not in read:
-            raise UserError(f"--{name.replace('_', '-')}: none of --metrics {','.join(metrics)} reads it")
+    read = {NETWORK_OF.get(name) for name in metrics}
+    for file in dict.fromkeys(NETWORK_OF.values()):
+        if getattr(a, file) is not None and file not in read:
+            raise UserError(f"--{file.replace('_', '-')}: none of --metrics {','.join(metrics)} reads it")
     return metrics
 
 

@@ -31,9 +31,14 @@ FID_PROTOCOLS = {
     "fid_10k_train": ("standard", 10_000, "train"),
     "fid_50k_train": ("standard", 50_000, "train"),
 }
-NETWORK_FILES = ("fad_weights", "inception_weights", "imagenet_inception_weights")  # fields of Files
 SHORT_NAMES = {"is": "inception_score"}
 METRICS = ("reconstruction", *FAD_PROTOCOLS, *FID_PROTOCOLS, "inception_score", "inception_score_standard")
+# Which of `Files` holds the network that a metric looks at images with.
+NETWORK_OF = {
+    **dict.fromkeys(FAD_PROTOCOLS, "fad_weights"),
+    **dict.fromkeys((*FID_PROTOCOLS, "inception_score_standard"), "inception_weights"),
+    "inception_score": "imagenet_inception_weights",
+}
 
 Metric = FadMetric | FidMetric | InceptionScore
 
@@ -72,15 +77,6 @@ def parse_metrics(names: str) -> tuple[str, ...]:
     return parsed
 
 
-def weights_of(metric: str) -> str | None:
-    """Which of NETWORK_FILES a metric reads."""
-    if metric in FAD_PROTOCOLS:
-        return "fad_weights"
-    if metric == "inception_score":
-        return "imagenet_inception_weights"
-    return None if metric == "reconstruction" else "inception_weights"
-
-
 def prepare_metrics(
     names: Iterable[str], dataset: str, files: Files, device: str | torch.device = "cpu"
 ) -> tuple[dict[str, Metric], dict[str, str]]:
@@ -100,12 +96,13 @@ def prepare_metrics(
 
 
 def _prepare(name: str, dataset: str, files: Files, device: str | torch.device) -> Metric:
+    weights = getattr(files, NETWORK_OF[name])
     if name in FAD_PROTOCOLS:
-        network = load_feature_network(dataset, files.fad_weights, device)
+        network = load_feature_network(dataset, weights, device)
         return FadMetric.prepare(network, FAD_PROTOCOLS[name], files.data_dir)
     if name == "inception_score":
-        return paper_score(load_imagenet_inception(files.imagenet_inception_weights, device), dataset)
-    inception = load_inception(files.inception_weights, device)
+        return paper_score(load_imagenet_inception(weights, device), dataset)
+    inception = load_inception(weights, device)
     if name == "inception_score_standard":
         return standard_score(inception)
     protocol, n_wanted, split = FID_PROTOCOLS[name]

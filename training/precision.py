@@ -5,7 +5,7 @@ from torch import nn
 
 from errors import UserError
 from models.backbone import set_gradient_dtype
-from neurons import LIF, backend_of
+from neurons import backend_of
 from training.config import Precision, PrecisionChoice
 
 
@@ -50,7 +50,7 @@ def set_precision(model: nn.Module, precision: Precision, backend: str, device: 
 
 
 def _check_bf16(model: nn.Module, backend: str, device: torch.device) -> None:
-    if not any(isinstance(module, LIF) for module in model.modules()):
+    if backend_of(model) is None:
         if device.type == "cpu":
             raise UserError("--precision bf16 on a CPU is for spiking models; use --precision fp32 or --device cuda")
     elif device.type == "cpu" and backend != "native":
