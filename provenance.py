@@ -12,6 +12,7 @@ import torch
 
 WRITTEN = ("results", "pretrained")  # folders of what programs write: a row's result makes no other row's code differ
 PACKAGES = ("torch", "torchvision", "spikingjelly", "numpy")
+THEN = " then "
 
 
 def provenance(device: torch.device | str) -> dict[str, Any]:
@@ -22,6 +23,23 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
         "hardware": hardware(torch.device(device)),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def combine(starts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Provenance of work that several starts have done: what changed between them in turn, and the last date.
+
+    Raises:
+        LookupError: no starts, or one without an entry.
+    """
+    versions = {name: in_turn([start["versions"].get(name) for start in starts]) for name in starts[-1]["versions"]}
+    changing = {key: in_turn([start[key] for start in starts]) for key in ("commit", "hardware")}
+    return changing | {"versions": versions, "date": starts[-1]["date"]}
+
+
+def in_turn(values: list[Any]) -> Any:
+    """The value, or "one then another" where it changed."""
+    changes = [value for value, before in zip(values, [..., *values], strict=False) if value != before]
+    return changes[0] if len(changes) == 1 else THEN.join(map(str, changes))
 
 
 def git_commit() -> str | None:
@@ -51,9 +69,9 @@ def hardware(device: torch.device) -> str:
     return f"{_cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
-def device_type(hardware: str) -> str:
-    """Kind of device, cpu or cuda, that `hardware` told of."""
-    return "cpu" if hardware.endswith(" cores") else "cuda"
+def device_types(hardware: str) -> set[str]:
+    """Kinds of device, cpu and cuda, that `hardware` told of, or that did the work in turn."""
+    return {"cpu" if name.endswith(" cores") else "cuda" for name in hardware.split(THEN)}
 
 
 def _cpu_name() -> str:

@@ -15,7 +15,7 @@ from analysis.generation import FAD_PROTOCOLS
 from errors import UserError
 from files import write_atomically, write_json
 from models import load_model, read_metadata, save_model
-from provenance import device_type
+from provenance import combine, device_types, in_turn
 from training.config import Config, Precision
 from training.folder import read_record
 from training.log import METRICS_FILE, RATES_FILE, save_grid
@@ -49,7 +49,7 @@ def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dic
 
 
 def training_figures(folder: Path) -> dict[str, Any]:
-    """What a run folder says of its training: provenance of the last start, seconds, images per second of all epochs.
+    """What a run folder says of its training: provenance, seconds, images per second of all epochs.
 
     Raises:
         UserError: no log or no record of a start, or damaged ones.
@@ -61,7 +61,7 @@ def training_figures(folder: Path) -> dict[str, Any]:
         seconds = float(log["seconds"].sum())
         n_images = float((log["seconds"] * log["images_per_second"]).sum())
         return {
-            "trained": {key: starts[-1][key] for key in PROVENANCE} | {"precision": _precision_of(starts)},
+            "trained": combine(starts) | {"precision": _precision_of(starts)},
             "training_seconds": round(seconds, 1),
             "images_per_second": round(n_images / seconds, 1),
         }
@@ -165,8 +165,7 @@ def _rates(config: dict[str, Any]) -> str:
 def _precision_of(starts: list[dict[str, Any]]) -> str:
     """Of training: `fp32`, `bf16`, or each after the other where it changed."""
     # Older starts have no word for what ran beside what was asked for, the oldest neither.
-    names = [start.get("precision") or start["runtime"].get("precision", "fp32") for start in starts]
-    return " then ".join(name for name, before in zip(names, [None, *names], strict=False) if name != before)
+    return in_turn([start.get("precision") or start["runtime"].get("precision", "fp32") for start in starts])
 
 
 def _intended_epochs(row: Row, record: dict[str, Any]) -> int:
@@ -179,7 +178,7 @@ def _command(row: Row, record: dict[str, Any]) -> str:
     """What makes the result again: its epochs where they were reduced, its precision where `auto` may take another."""
     trained, epochs = record["trained"], _intended_epochs(row, record)
     precision = trained.get("precision", "fp32")
-    is_default = precision == "fp32" and device_type(trained["hardware"]) == "cpu"
+    is_default = precision == "fp32" and device_types(trained["hardware"]) == {"cpu"}
     named = precision in get_args(Precision) and not is_default
     reduced = f" --epochs {epochs}" if epochs < row.epochs else ""
     return f"python reproduce.py {row.name}{reduced}" + (f" --precision {precision}" if named else "")

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.experiments import Experiments, Places, Row, read_result, trained
 from data import DATASETS
 from errors import UserError
-from provenance import device_type
+from provenance import device_types
 from training.device import resolve_device
 from training.folder import is_running
 from training.log import METRICS_FILE
@@ -51,7 +51,7 @@ def _network(row: Row) -> tuple[str, int]:
 
 def _is_of(result: dict[str, Any] | None, kind: str) -> bool:
     """Whether a result has a speed of such a device."""
-    return bool(result and result.get("images_per_second")) and device_type(trained(result)["hardware"]) == kind
+    return bool(result and result.get("images_per_second")) and device_types(trained(result)["hardware"]) == {kind}
 
 
 def _status_line(row: Row, result: dict[str, Any] | None, speeds: Speeds, kind: str, places: Places) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from metrics.fad import (
     training_images,
 )
 from models import load_model, read_metadata, save_model
+from provenance import combine
 from training.config import Config, Dataset
 from training.device import keep_freed_memory
 from training.folder import read_record
@@ -104,8 +105,8 @@ def release(dataset: str, folder: Path, data_dir: Path | None = None) -> list[Pa
 
 def card(network: FeatureNetwork, folder: Path, data_dir: Path | None = None) -> str:
     """What a user of the released weights must know, as Markdown."""
-    run, start, log = network.run, read_record(folder)["starts"][-1], pd.read_csv(folder / METRICS_FILE)
-    config, versions = run["config"], ", ".join(f"{name} {version}" for name, version in start["versions"].items())
+    run, origin, log = network.run, combine(read_record(folder)["starts"]), pd.read_csv(folder / METRICS_FILE)
+    config, versions = run["config"], ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     lines = {
         "network": network.description,
         "use": f"FAD on {network.dataset} where the authors' weights are not at hand; compares with nothing else",
@@ -115,10 +116,10 @@ def card(network: FeatureNetwork, folder: Path, data_dir: Path | None = None) ->
         **{f"training images, `{protocol}`": _real_images(network, protocol, data_dir) for protocol in PROTOCOLS},
         "command": f"`python -m metrics.train_fad --dataset {network.dataset} --epochs {run['epochs']} --release`",
         "training time": f"{log['seconds'].sum():.0f} s",
-        "hardware": start["hardware"],
+        "hardware": origin["hardware"],
         "versions": versions,
-        "commit": start["commit"],
-        "date": start["date"],
+        "commit": origin["commit"],
+        "date": origin["date"],
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {network.file.stem}\n\n| | |\n|---|---|\n{rows}\n"

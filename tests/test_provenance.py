@@ -50,5 +50,20 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pyte
 
 
 def test_hardware_tells_the_kind_of_device() -> None:
-    assert provenance.device_type(provenance.hardware(torch.device("cpu"))) == "cpu"
-    assert provenance.device_type("NVIDIA H100 80GB HBM3") == "cuda"
+    here = provenance.hardware(torch.device("cpu"))
+    assert provenance.device_types(here) == {"cpu"}
+    assert provenance.device_types("NVIDIA H100 80GB HBM3") == {"cuda"}
+    assert provenance.device_types(provenance.in_turn(["NVIDIA H100 80GB HBM3", here])) == {"cuda", "cpu"}
+
+
+def test_work_of_several_starts_names_what_changed_between_them() -> None:
+    first = {"commit": "a", "hardware": "GPU", "versions": {"python": "3.12", "numpy": None}, "date": "monday"}
+    moved = first | {"hardware": "CPU, 2 of 2 cores", "versions": {"python": "3.11", "numpy": None}, "date": "tuesday"}
+    assert provenance.combine([first]) == first
+    assert provenance.combine([first, first | {"date": "tuesday"}]) == first | {"date": "tuesday"}
+    both = provenance.combine([first, first, moved, first])
+    assert both["hardware"] == "GPU then CPU, 2 of 2 cores then GPU"
+    assert both["versions"] == {"python": "3.12 then 3.11 then 3.12", "numpy": None}
+    assert (both["commit"], both["date"]) == ("a", "monday")
+    with pytest.raises(LookupError):
+        provenance.combine([])

@@ -296,3 +296,14 @@ def test_the_precision_of_training_stands_in_result_card_and_command(tmp_path: P
     record, text = result(places), (places.pretrained / "tiny.md").read_text()
     assert record["trained"]["precision"] == "bf16 then fp32"
     assert "images/s in bf16 then fp32 |" in text and "`python reproduce.py tiny`" in text
+
+
+def test_a_run_that_went_on_elsewhere_names_both_machines(tmp_path: Path) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    reproduce((ROW,), places, epochs=1, device="cpu")
+    record = next(places.runs.glob("*/config.json"))
+    here = json.loads(record.read_text())["starts"][0]["hardware"]
+    record.write_text(record.read_text().replace(here, "a GPU"))
+    reproduce((ROW,), places, epochs=2, device="cpu")
+    assert result(places)["trained"]["hardware"] == f"a GPU then {here}"
+    assert f"| training's hardware | a GPU then {here} |" in (places.pretrained / "tiny.md").read_text()
