@@ -5,8 +5,9 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
@@ -16,6 +17,10 @@ from errors import UserError
 from training.stop import Stopped
 
 Arguments = TypeVar("Arguments")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where no run takes it."""
 
 
 def parse_arguments(kind: type[Arguments], argv: Sequence[str], description: str | None, **options: Any) -> Arguments:
@@ -50,7 +55,7 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
 
     Returns:
         the exit code: 0; 2 after a UserError or a shortage, told in one line on standard error; 128 + signal number
-        after a run that was asked to stop, or where nobody reads the output any more.
+        after a run that was asked to stop, after Ctrl-C or SIGTERM, or where nobody reads the output any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -59,7 +64,8 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
             stream.reconfigure(errors="backslashreplace")
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        _call(main, arguments)
+        with _sigterm_raises():
+            _call(main, arguments)
     except UserError as error:
         if debug:
             raise
@@ -68,8 +74,10 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code
+    except Terminated:
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # whoever reads the output, `head` for one, has seen enough
         _drop_output()
         return 128 + signal.SIGPIPE
@@ -80,6 +88,23 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
         print("error:", shortage, file=sys.stderr)
         return 2
     return 0
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind the program as Ctrl-C does: its child processes and temporary folders end with it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _call(main: Callable[[list[str]], None], arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ They read results/analysis and measure what is missing there, on the checkpoints
 
 import html
 import sys
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,7 @@ def execute(file: Path, parameters: Mapping[str, Any] | None = None, timeout: in
 
     Raises:
         UserError: a cell that fails, or the kernel, in one line.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel has ended.
     """
     notebook = read(file)
     if parameters:
@@ -95,9 +97,16 @@ def execute(file: Path, parameters: Mapping[str, Any] | None = None, timeout: in
         try:
             return client.execute()
         except CellExecutionError as error:
+            if error.ename == "KeyboardInterrupt":
+                raise KeyboardInterrupt from error
             raise UserError(f"{file} failed: {error.ename}: {error.evalue}") from error
         except (RuntimeError, TimeoutError) as error:  # of the kernel: it did not start, took too long, or was killed
             raise UserError(f"{file} failed: {type(error).__name__}: {error}") from error
+        except (AssertionError, CancelledError) as error:
+            if client.km:
+                raise
+            # nbclient takes Ctrl-C and SIGTERM itself: it ends the kernel, and then misses it.
+            raise KeyboardInterrupt from error
 
 
 def page(notebook: NotebookNode) -> str:

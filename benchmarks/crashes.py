@@ -117,7 +117,8 @@ class Trainer:
             UserError: it ended before.
         """
         self.trace.write_text("")
-        process = self.context.Process(target=_train, args=(self.flags, self.trace, pause_after))
+        # A daemon ends with this process, however that ends.
+        process = self.context.Process(target=_train, args=(self.flags, self.trace, pause_after), daemon=True)
         process.start()
         while True:
             code = process.exitcode  # asked before: a process that has ended may have started in between

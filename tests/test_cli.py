@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -53,6 +55,31 @@ def test_debug_lets_the_traceback_through() -> None:
     assert run_program(main, ["--size"]) == 2
     with pytest.raises(UserError):
         run_program(main, ["--size", "--debug"])
+
+
+def test_sigterm_unwinds_a_program_and_leaves_the_signal_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    before, ended = signal.getsignal(signal.SIGTERM), []
+    assert before == signal.SIG_DFL
+
+    def main(_arguments: list[str]) -> None:
+        with TemporaryDirectory() as folder:
+            ended.append(Path(folder))
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    assert run_program(main, []) == 143
+    assert not ended[0].exists() and capsys.readouterr().err == ""
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_whoever_takes_sigterm_keeps_it() -> None:
+    taken = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: taken.append(number))
+    try:
+        assert run_program(lambda _arguments: os.kill(os.getpid(), signal.SIGTERM), []) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert taken == [signal.SIGTERM]
 
 
 @pytest.mark.parametrize("flag", ["--list", "--help"])

@@ -1,5 +1,7 @@
 """Notebooks are committed without outputs and run from start to end, on any machine and without a network."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -55,3 +57,32 @@ def test_a_report_has_a_page_for_each_notebook_and_names_the_one_that_failed(fol
     links = (out / "index.html").read_text()
     assert '<a href="a.html">Number a &amp; more</a>' in links
     assert "no luck" in links and 'href="b.html"' not in links
+
+
+def is_running(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+INTERRUPTED = """
+import os, pathlib, signal, time
+pathlib.Path("kernel").write_text(str(os.getpid()))
+{interrupt}
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "interrupt",
+    ["os.kill(os.getppid(), signal.SIGTERM)", "os.kill(os.getppid(), signal.SIGINT)", "raise KeyboardInterrupt"],
+)
+def test_a_report_that_is_interrupted_ends_with_its_kernel_and_goes_to_no_other_notebook(
+    interrupt: str, folder: Path
+) -> None:
+    cells = [nbformat.v4.new_code_cell(INTERRUPTED.format(interrupt=interrupt))]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "a.ipynb")
+    command = [sys.executable, "-m", "analysis.report", "--out", str(folder / "out"), "--notebooks", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "analysis/report.py" not in done.stderr
+    assert not is_running(int((folder / "kernel").read_text())) and not (folder / "out").exists()
