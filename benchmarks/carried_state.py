@@ -17,12 +17,21 @@ import torch
 import tyro
 from torch import Generator, Tensor, nn
 
-from benchmarks import throughput
-from benchmarks.throughput import SEED, Benchmark, make_model, measure, prepare, random_images, save_record
+from benchmarks.throughput import (
+    SEED,
+    Benchmark,
+    PointArguments,
+    make_model,
+    measure,
+    prepare,
+    random_images,
+    save_record,
+)
 from cli import parse_arguments, run_program
 from errors import UserError
 from models import FSVAE
 from neurons import ThresholdDependentBatchNorm
+from training.config import CudaGraph
 from training.device import resolve_device
 
 # A matrix product of another shape may round otherwise; a membrane at the threshold then moves the rest of its sample.
@@ -38,10 +47,12 @@ class DrawBenchmark(Benchmark):
     model: Literal["fsvae", "taid"] = "fsvae"
     """model to time"""
     mode: tyro.conf.Suppress[Literal["sample"]] = "sample"
+    precision: tyro.conf.Suppress[Literal["fp32"]] = "fp32"
+    cuda_graph: tyro.conf.Suppress[CudaGraph] = "auto"  # of training, as precision is
 
 
 @dataclass(frozen=True)
-class Arguments(throughput.Arguments):
+class Arguments(PointArguments):
     """Measure what FSVAE and TAID gain by carrying the membranes from step to step where they draw z."""
 
     benchmark: Annotated[DrawBenchmark, tyro.conf.arg(name="")]

@@ -73,6 +73,8 @@ class Benchmark:
         for name in ("batch_size", "n_steps", "repeats"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if not self.backends:
+            raise UserError("--backends takes at least one name")
         if not 0 < self.seconds < math.inf:
             raise UserError(f"--seconds must be positive and finite, got {self.seconds}")
 

@@ -258,24 +258,33 @@ def warn_if_busy(idle_fraction: float | None) -> None:
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Measure how many images a second a model trains on or generates."""
+class PointArguments:
+    """Time one benchmark."""
 
     benchmark: Annotated[Benchmark, tyro.conf.arg(name="")]
     threads: int | None = None
     """CPU threads; as many as PyTorch likes if None"""
     json: Path | None = None
     """file for the numbers"""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads must be at least 1, got {self.threads}")
+
+
+@dataclass(frozen=True)
+class Arguments(PointArguments):
+    """Measure how many images a second a model trains on or generates."""
+
     compare: bool = False
     """measure every backend that runs here"""
     sweep: bool = False
     """measure at several batch sizes, time steps, widths and image sizes, each varied alone"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.compare and (self.sweep or self.benchmark.backend != "auto"):
             raise UserError("--compare measures every backend at one size; leave out --sweep and --backend")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"--threads must be at least 1, got {self.threads}")
 
 
 def facts(benchmark: Benchmark) -> dict[str, Any]:
@@ -321,7 +330,7 @@ def main(argv: list[str]) -> None:
     save_record(a.json, numbers | conditions)
 
 
-def prepare(arguments: Arguments, **facts_to_change: Any) -> dict[str, Any]:
+def prepare(arguments: PointArguments, **facts_to_change: Any) -> dict[str, Any]:
     """Set the threads, print what will be timed and how busy the machine is; that, JSON-serialisable."""
     keep_freed_memory()
     if arguments.threads is not None:

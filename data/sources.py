@@ -5,6 +5,7 @@ torchvision and scikit-learn take a second or more to import, so each is importe
 
 import functools
 from collections.abc import Mapping
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from types import MappingProxyType
@@ -89,12 +90,17 @@ def _files(dataset: str, split: str, data_dir: Path) -> tuple[Path, ...]:
 
 def _download(dataset: str, needed: list[Path], data_dir: Path) -> None:
     reason = "its files did not appear"
+    # Of the folders that lead to the files, innermost first: one that is new here should not stay behind empty.
+    absent = [folder for folder in (needed[0].parent, *needed[0].parent.parents) if not folder.exists()]
     try:
         _torchvision_class(dataset)(str(data_dir), download=True)
     except _TORCHVISION_ERRORS as error:
         reason = _reason(error)
     missing = list(dict.fromkeys(path for path in needed if not path.is_file()))
     if missing:
+        for folder in absent:
+            with suppress(OSError):  # it has something in it, or never came to be
+                folder.rmdir()
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(
             f"{dataset}: {missing[0].name}{more} not found in {missing[0].parent} and the download failed "

@@ -112,6 +112,8 @@ class Config:
             raise UserError(f"--train-images {self.train_images} is less than one batch of {self.batch_size}")
         if not 0 < self.decay < 1:
             raise UserError(f"--decay must be above 0 and below 1, got {self.decay}")
+        if self.name == "":
+            raise UserError("--name must not be empty; leave it out for the default")
         for name in ("lr", "bottleneck_lr_factor", "v_threshold"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")

@@ -56,7 +56,7 @@ def test_a_rare_difference_is_told_as_a_fraction() -> None:
     assert differing_fraction("a draw", lambda recompute: one if recompute else zeros) == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize("arguments", ["--model esvae", "--mode train"])
+@pytest.mark.parametrize("arguments", ["--model esvae", "--mode train", "--compare", "--precision bf16"])
 def test_what_draws_no_z_step_by_step_is_refused(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_program(main, f"{TINY_FLAGS} {arguments}".split()) == 2
     assert arguments.split()[0] in capsys.readouterr().err

@@ -109,7 +109,9 @@ def test_json_and_printed_lines(tmp_path: Path, capsys: pytest.CaptureFixture[st
             assert "needs an NVIDIA GPU" in cupy["refused"]
 
 
-@pytest.mark.parametrize("arguments", ["--batch-size 0", "--repeats 0", "--seconds nan", "--device nonsense"])
+@pytest.mark.parametrize(
+    "arguments", ["--batch-size 0", "--repeats 0", "--seconds nan", "--device nonsense", "--backends"]
+)
 def test_nonsense_is_one_line_and_exit_code_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_program(main, [*TINY, *arguments.split()]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]

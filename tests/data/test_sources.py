@@ -81,6 +81,11 @@ def test_missing_data_without_network_says_what_and_where(tmp_path: Path, no_net
     assert "no network in tests" in message
 
 
+def test_a_download_that_fails_leaves_no_new_folder(tmp_path: Path, no_network: None) -> None:
+    message_of("mnist", "train", tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_file_is_named(mnist_dir: Path, no_network: None) -> None:
     (mnist_dir / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
     assert "t10k-labels-idx1-ubyte not found" in message_of("mnist", "test", mnist_dir)

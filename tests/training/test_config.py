@@ -209,6 +209,7 @@ def test_a_value_of_another_kind_is_refused_by_name(flags: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
+        ({"name": ""}, "--name"),
         ({"epochs": 0}, "--epochs"),
         ({"batch_size": 0}, "--batch-size"),
         ({"batch_size": 1}, "--batch-size"),
