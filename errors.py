@@ -5,6 +5,14 @@ class UserError(Exception):
     """Something the user can mend: shown as one line, exit code 2, without a traceback."""
 
 
+class BusyError(UserError):
+    """Another process trains in the run folder."""
+
+
+class DivergedError(UserError):
+    """Training has left the finite numbers."""
+
+
 class AbsentError(UserError, AttributeError):
     """A model was asked for what it has not got. Also an AttributeError, so that `hasattr` answers False."""
 

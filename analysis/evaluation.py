@@ -11,7 +11,7 @@ from analysis.generation import NO_FILES, Files, prepare_metrics, sample_images
 from analysis.subjects import dataset_of, name_of, part_of_test_split
 from data import load_split, to_unit_range
 from errors import UserError
-from metrics import eight_bit_loss, evaluate_reconstruction, mean_image_loss
+from metrics import EIGHT_BIT, MEAN_IMAGE, eight_bit_loss, evaluate_reconstruction, mean_image_loss
 from models import load_model, read_metadata
 from neurons import set_backend
 from provenance import provenance
@@ -114,7 +114,7 @@ def _reconstruct(
     loss = evaluate_reconstruction(model, test, seed=request.seed)
     record = {
         "reconstruction_loss": _reconstruction(loss, dataset, test),
-        "baselines": {"mean training image": mean_image_loss(train, test), "8-bit copy": eight_bit_loss(test)},
+        "baselines": {MEAN_IMAGE: mean_image_loss(train, test), EIGHT_BIT: eight_bit_loss(test)},
     }
     return record, draw(model, test, request.seed)
 

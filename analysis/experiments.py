@@ -1,6 +1,5 @@
-"""The rows of experiments.toml, and the results that they have."""
+"""The rows of experiments.toml."""
 
-import json
 import re
 import tomllib
 from dataclasses import dataclass, field, fields, replace
@@ -13,9 +12,6 @@ from training.config import Config, preset
 
 EXPERIMENTS_FILE = Path("experiments.toml")
 DEVICES = ("cpu", "cuda")
-RESULT_FIELDS = {"name", "config", "budget", "reconstruction_loss", "baselines", "training_seconds"}
-PROVENANCE = ("hardware", "versions", "commit", "date")
-RESULT_FIELDS |= {"images_per_second", *PROVENANCE}
 OF_PRESET = ("dataset", "model", "variant", "recipe", "seed", "epochs")  # fields of the configuration that a row names
 OVERRIDABLE = {
     f.name: get_type_hints(Config)[f.name] for f in fields(Config) if not f.metadata and f.name not in OF_PRESET
@@ -163,43 +159,3 @@ def _is_of_kind(value: Any, kind: Any) -> bool:
     if kind is float:
         return type(value) in (int, float)
     return type(value) is (get_origin(kind) or kind)
-
-
-def read_result(row: Row, places: Places) -> dict[str, Any] | None:
-    """The row's committed result, if there is one.
-
-    Raises:
-        UserError: a damaged file.
-    """
-    file = places.result(row)
-    if not file.exists():
-        return None
-    try:
-        record = json.loads(file.read_text())
-        if not isinstance(record["epochs"], int) or not isinstance(record["status"], str):
-            raise ValueError("epochs or status of another kind")
-        if record["status"] == "done" and (missing := RESULT_FIELDS - record.keys()):
-            raise ValueError(f"without {', '.join(sorted(missing))}")
-        _check_numbers(record)
-    except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
-        raise UserError(f"{file} is damaged ({error}); remove it to run the row again") from error
-    return record
-
-
-def _check_numbers(record: dict[str, Any]) -> None:
-    """ValueError where what tables calculate with is something else; LookupError or TypeError where it cannot be."""
-    numbers = {name: record.get(name) for name in ("training_seconds", "images_per_second")}
-    numbers["reconstruction_loss"] = (record.get("reconstruction_loss") or {"value": None})["value"]
-    for name, value in numbers.items():
-        if not _is_of_kind(value, float | None):
-            raise ValueError(f"{name} is {value!r}")
-
-
-def is_done(row: Row, places: Places) -> bool:
-    """Whether the row has a result with numbers, at whatever budget."""
-    return (read_result(row, places) or {}).get("status") == "done"
-
-
-def trained(record: dict[str, Any]) -> dict[str, Any]:
-    """Commit, versions, hardware and date of a result's training: where they are not stored, those of measuring it."""
-    return record.get("trained") or {key: record[key] for key in PROVENANCE}

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from analysis.formats import as_text
-from analysis.trials import run_trials
+from analysis.trials import SAME_ARITHMETIC, run_trials
 from cli import parse_arguments, run_program
 from data import load_split
 from errors import UserError
@@ -49,10 +49,10 @@ class Arguments:
     """model to train"""
     stage: Literal["rates", "shape"] = "rates"
     """what to vary"""
-    lr: float = 1e-3
-    """stage `shape`: the learning rate that is kept"""
-    batch_size: int = 16
-    """stage `shape`: the batch size that is kept"""
+    lr: float | None = None
+    """stage `shape`: the learning rate that is kept; 0.001 if None"""
+    batch_size: int | None = None
+    """stage `shape`: the batch size that is kept; 16 if None"""
     train_images: int = 6_400
     """images of each trial, seen once"""
     seed: int = 42
@@ -61,6 +61,10 @@ class Arguments:
     """where the data sets are or go; $ESVAE_DATA_DIR or ./datasets if None"""
     out: Path = Path("results/recipe_search.csv")
     """file to add to"""
+
+    def __post_init__(self) -> None:
+        if self.stage == "rates" and not self.lr is self.batch_size is None:
+            raise UserError("--lr and --batch-size are kept in --stage shape; stage rates varies them: leave them out")
 
     def trials(self) -> list[Config]:
         """The runs of the stage, around a cosine after a warm-up of a tenth."""
@@ -73,11 +77,13 @@ class Arguments:
             data_dir=self.data_dir,
             schedule="cosine",
             warmup=0.1,
+            **SAME_ARITHMETIC,
         )
         if self.stage == "rates":
             changes = [{"batch_size": size, "lr": lr} for size, lr in RATES]
         else:
-            changes = [{"batch_size": self.batch_size, "lr": self.lr} | shape for shape in SHAPES]
+            kept = {"batch_size": self.batch_size or 16, "lr": self.lr or 1e-3}
+            changes = [kept | shape for shape in SHAPES]
         return [replace(base, **change) for change in changes]
 
 

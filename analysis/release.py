@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from analysis.evaluation import Evaluation, evaluate
-from analysis.experiments import PROVENANCE, Places, Row, is_done, read_result, trained
+from analysis.experiments import Places, Row
 from analysis.fingerprint import fingerprint
 from analysis.generation import FAD_PROTOCOLS
+from analysis.results import PROVENANCE, is_done, read_result, trained
 from errors import UserError
 from files import write_atomically, write_json
+from metrics import MEAN_IMAGE
 from models import load_model, read_metadata, save_model
 from provenance import combine, device_types, in_turn
 from training.config import Config, Precision
@@ -140,7 +142,7 @@ def card(record: dict[str, Any]) -> str:
         "recipe": f"batch {config['batch_size']}, lr {config['lr']:g}, {_rates(config)}, seed {config['seed']}, "
         f"{record['epoch_rule']} ({record['epochs']})",
         "reconstruction loss": f"{loss['value']:.5f} ({loss['protocol']}; n = {loss['n_images']})",
-        "mean training image": f"{record['baselines']['mean training image']:.5f}",
+        MEAN_IMAGE: f"{record['baselines'][MEAN_IMAGE]:.5f}",
         **{name: _fad_text(record[name]) for name in FAD_PROTOCOLS if name in record},
         **({"fingerprint": f"{mark['value']:.5f} ({mark['protocol']})"} if mark else {}),
         "command": f"`{record['command']}`",

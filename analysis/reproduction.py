@@ -4,14 +4,14 @@ import math
 import time
 from pathlib import Path
 
-from analysis.experiments import Places, Row, read_result
+from analysis.experiments import Places, Row
 from analysis.release import release
-from errors import UserError
+from analysis.results import read_result
+from errors import BusyError, UserError
 from files import write_json
 from models import read_metadata
 from models.checkpoint import MODEL_FILE
 from training.config import PrecisionChoice
-from training.folder import is_running
 from training.loop import fit
 from training.stop import Stopped
 
@@ -35,7 +35,7 @@ def reproduce(
         precision: of training.
 
     Returns:
-        names of the rows that failed; each has a result that says why.
+        names of the rows that failed; each has a result that says why. One that another process trains is none.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM.
@@ -48,12 +48,11 @@ def reproduce(
             continue
         if time.monotonic() > deadline:
             break
-        if is_running(places.runs / row.name):
-            print(f"== {row.name}: another process is training it", flush=True)
-            continue
         print(f"== {row.name}", flush=True)
         try:
             run_row(row, places, epochs or row.epochs, device, deadline, precision)
+        except BusyError as error:
+            print(f"passed over: {error}", flush=True)
         except UserError as error:
             print(f"failed: {error}", flush=True)
             _write_failure(row, places, error)

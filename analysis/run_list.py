@@ -4,9 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments import Experiments, Places, is_done, read_result, trained
+from analysis.experiments import Experiments, Places
 from analysis.generation import FAD_PROTOCOLS
 from analysis.markdown import markdown_table
+from analysis.results import is_done, read_result, trained
+from metrics import MEAN_IMAGE
 
 HEADINGS = {"fad": "FAD, `official`", "fad_eval": "FAD, `eval`"}
 
@@ -22,7 +24,7 @@ def run_list(experiments: Experiments, places: Places) -> str:
 
 def _line(record: dict[str, Any]) -> dict[str, str]:
     origin, config = trained(record), record["config"]
-    loss, mean_image = record["reconstruction_loss"]["value"], record["baselines"]["mean training image"]
+    loss, mean_image = record["reconstruction_loss"]["value"], record["baselines"][MEAN_IMAGE]
     return {
         "run": f"[`{record['name']}`](../pretrained/{record['name']}.md)",
         "seed": str(config["seed"]),

@@ -1,13 +1,15 @@
 """Where each row of experiments.toml stands, and how long it would take to finish it here."""
 
 import csv
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from analysis.experiments import Experiments, Places, Row, read_result, trained
+from analysis.experiments import Experiments, Places, Row
+from analysis.results import read_result, trained
 from data import DATASETS
 from errors import UserError
 from provenance import device_types
@@ -74,7 +76,8 @@ def _status_line(row: Row, result: dict[str, Any] | None, speeds: Speeds, kind: 
 
 
 def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places) -> str:
-    if is_running(places.runs / row.name):
+    reduced = places.runs.glob(f"{row.name}-of-*-epochs")  # as Row.config calls them
+    if any(is_running(folder) for folder in (places.runs / row.name, *reduced)):
         return "running"
     if result and result["status"] == "failed":
         return "failed"
@@ -91,7 +94,8 @@ def _log(row: Row, places: Places) -> list[dict[str, str]]:
         with file.open(newline="") as opened:
             rows = list(csv.DictReader(opened))
         for row in rows:
-            float(row["images_per_second"])
+            if not 0 < float(row["images_per_second"]) < math.inf:
+                raise ValueError(f"{row['images_per_second']} images/s")
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise UserError(f"{file} is damaged ({error}); remove it, or its line that is") from error
     return rows

@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparison import COLUMNS, OWN_FAD, compared
-from analysis.experiments import Experiments, Places, Row, read_result, trained
+from analysis.experiments import Experiments, Places, Row
 from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from analysis.published import METRICS, published
+from analysis.results import read_result, trained
 from analysis.subjects import MODEL_NAMES
 from errors import UserError
 

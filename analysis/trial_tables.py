@@ -1,6 +1,8 @@
 """The trials of recipe_search, variant_switches and precisions as Markdown, for docs/results.md."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,19 +13,22 @@ from analysis.subjects import MODEL_NAMES
 from analysis.trials import read_trials
 
 NOT_RUN = "No trial has been run yet.\n"
+DIVERGED = "diverged"
 
 
 def recipe_table(file: Path) -> str:
-    """A line per recipe and data set, best first for the first model; a column per model."""
+    """A line per recipe, seed and data set, best first for the first model; a column per model."""
     if not file.exists():
         return NOT_RUN
     trials = read_trials(file, recipe_search.SETTINGS)
-    what = ["dataset", "train_images", *recipe_search.SETTINGS]
+    trials["text"] = [DIVERGED if pd.isna(loss) else f"{loss:.4f}" for loss in trials["loss"]]
+    what = ["dataset", "train_images", "seed", *recipe_search.SETTINGS]
+    by_model = trials.set_index([*what, "model"]).unstack("model")
     models = [model for model in MODEL_NAMES if model in set(trials["model"])]
-    losses = trials.pivot_table("loss", what, "model", dropna=False, observed=True)[models].dropna(how="all")
-    lines = losses.sort_values(["dataset", models[0]], na_position="last").reset_index()
+    order = by_model["loss"].sort_values(["dataset", models[0]], na_position="last").index
+    lines = by_model["text"].loc[order, models].fillna("-").reset_index()
     rows = [[_cell(name, line[name]) for name in lines.columns] for _, line in lines.iterrows()]
-    heads = ["data set", "images", "batch", "lr", "bottleneck's factor", "decay", "warm-up"]
+    heads = ["data set", "images", "seed", "batch", "lr", "bottleneck's factor", "decay", "warm-up"]
     return markdown_table([*heads, *(MODEL_NAMES[model] for model in models)], rows) + "\n"
 
 
@@ -35,8 +40,7 @@ def switch_table(file: Path) -> str:
     rows = []
     for dataset in trials["dataset"].unique():
         for line in variant_switches.effects(trials, variant_switches.Arguments(dataset)).to_dict("records"):
-            loss, difference = f"{line['mean']:.4f} ± {line['deviation']:.4f}", f"{line['difference']:+.4f}"
-            numbers = [loss, difference] if line["n"] else ["not run", "-"]
+            numbers = [_over_seeds(line), f"{line['difference']:+.4f}"] if line["n"] else ["not run", "-"]
             rows.append([DATASET_NAMES.get(dataset, dataset), f"`{line['switch']}`", *numbers, line["n"]])
     heads = ["data set", "switch to the code's", "reconstruction loss", "difference to `paper`", "seeds"]
     return markdown_table(heads, rows, left=2) + "\n"
@@ -51,16 +55,18 @@ def precision_table(file: Path) -> str:
         images = "all" if pd.isna(line["train_images"]) else f"{line['train_images']:g}"
         budget = f"{line['epochs']:g} of {images} images, `{line['recipe']}`"
         what = [DATASET_NAMES.get(line["dataset"], line["dataset"]), MODEL_NAMES[line["model"]], budget, line["device"]]
-        deviation = f" ± {line['deviation']:.4f}" if line["n"] > 1 else ""
-        loss = f"{line['mean']:.4f}{deviation}" if line["n"] else "-"
+        loss = _over_seeds(line) if line["n"] else DIVERGED
         rows.append([*what, line["precision"], loss, f"{line['n']} of {line['runs']}"])
     heads = ["data set", "model", "epochs and recipe", "device", "precision", "reconstruction loss", "seeds"]
     return markdown_table(heads, rows, left=5) + "\n"
 
 
+def _over_seeds(line: Mapping[str, Any]) -> str:
+    """Mean and deviation; no deviation of a single one."""
+    return f"{line['mean']:.4f}" + (f" ± {line['deviation']:.4f}" if line["n"] > 1 else "")
+
+
 def _cell(name: str, value: object) -> str:
     if name == "dataset":
         return DATASET_NAMES.get(value, value)
-    if name in MODEL_NAMES:
-        return "-" if pd.isna(value) else f"{value:.4f}"
     return str(value) if isinstance(value, str) else f"{value:g}"

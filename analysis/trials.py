@@ -1,16 +1,18 @@
 """Many short runs as lines of one CSV file: a trial that stands there is not run again."""
 
 import fcntl
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
-from errors import UserError
+from errors import DivergedError, UserError
 from files import write_atomically
 from provenance import git_commit
 from training.config import Config
@@ -18,6 +20,8 @@ from training.loop import train_epoch
 from training.run import Run, prepare
 from training.stop import StopRequest
 
+# Of trials that stand in one table whatever machine they ran on.
+SAME_ARITHMETIC: Mapping[str, Any] = MappingProxyType({"device": "cpu", "precision": "fp32"})
 IDENTITY = ("dataset", "model", "train_images", "epochs", "seed")
 
 Score = Callable[[Run], float]
@@ -94,12 +98,12 @@ def _holds(table: pd.DataFrame, key: dict[str, Any]) -> bool:
 
 def _result(config: Config, score: Score) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
-        run = prepare(replace(config, runs_dir=Path(folder), name="trial"))
+        run = prepare(replace(config, runs_dir=Path(folder), name="trial", checkpoint_every=math.inf))
         try:
             while run.epoch < config.epochs:
                 train_epoch(run, StopRequest())
                 run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
-        except UserError:  # the loss is no longer finite
+        except DivergedError:
             return None
     run.model.eval()
     return score(run)

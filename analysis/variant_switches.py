@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.formats import as_text
-from analysis.trials import run_trials
+from analysis.trials import SAME_ARITHMETIC, run_trials
 from cli import parse_arguments, run_program
 from metrics import evaluate_reconstruction
 from training.config import Config, Dataset, preset
@@ -47,7 +47,7 @@ class Arguments:
     def base(self) -> Config:
         """Variant `paper` at this budget."""
         budget = {"epochs": 1, "train_images": self.train_images, "batch_size": self.batch_size}
-        return replace(preset(self.dataset), data_dir=self.data_dir, **budget)
+        return replace(preset(self.dataset), data_dir=self.data_dir, **budget, **SAME_ARITHMETIC)
 
 
 def switches(dataset: str, batch_size: int) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,9 @@ from data import batches, to_uint8, to_unit_range
 
 BATCH = 1000
 
+MEAN_IMAGE = "mean training image"  # names of the baselines in records
+EIGHT_BIT = "8-bit copy"
+
 
 def mean_image_loss(train_images: Tensor, test_images: Tensor) -> float:
     """Mean squared error on [-1, 1] of answering every test image with the mean training image.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
+from errors import BusyError, UserError
 from files import temporary_prefix, write_json
 from models.checkpoint import MODEL_FILE
 from training.config import Config
@@ -100,7 +100,8 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold the run folder, which is created if need be, for this process; the kernel lets go when it ends.
 
     Raises:
-        UserError: another process holds it, or the folder cannot be written to.
+        BusyError: another process holds it.
+        UserError: the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"another process is training in {folder}; wait for it, or give a --name") from error
+            raise BusyError(f"another process is training in {folder}; wait for it, or give a --name") from error
         yield
 
 

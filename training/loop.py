@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data import training_batches
-from errors import UserError
+from errors import DivergedError
 from models import save_model
 from models.checkpoint import MODEL_FILE
 from neurons import backend_of
@@ -45,7 +45,9 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
         the run folder.
 
     Raises:
-        UserError: bad input, a folder with another run, or a loss that is no longer finite.
+        BusyError: another process trains in the folder.
+        DivergedError: a loss or a weight that is no longer finite.
+        UserError: bad input, or a folder with another run.
         Stopped: Ctrl-C, SIGTERM or the deadline asked for it; the state is saved.
     """
     previous_starts(config, fresh)
@@ -86,7 +88,7 @@ def train_epoch(run: Run, request: StopRequest) -> None:
 
     Raises:
         Stopped: asked for between two steps.
-        UserError: a loss that is not finite; names the step.
+        DivergedError: a loss that is not finite; names the step.
     """
     run.model.train()
     run.model.start_epoch(run.epoch, run.config.epochs, run.steps_per_epoch)
@@ -123,7 +125,7 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
 
     Raises:
         Stopped: a signal asked for it before there was anything to log; test and pictures are made again.
-        UserError: a test loss that is not finite; nothing is logged or saved.
+        DivergedError: a test loss that is not finite; nothing is logged or saved.
     """
     config, n_trained = run.config, run.sums["images"]
     run.model.eval()
@@ -185,7 +187,7 @@ def _fetch(run: Run, pending: list[tuple[dict[str, Tensor], int]]) -> None:
     """Add the pending steps to the epoch's sums.
 
     Raises:
-        UserError: a loss or a weight that is not finite, so that no such state is ever saved.
+        DivergedError: a loss or a weight that is not finite, so that no such state is ever saved.
     """
     for index, (metrics, n_images) in enumerate(pending):
         values = {name: value.item() for name, value in metrics.items()}
@@ -200,10 +202,10 @@ def _fetch(run: Run, pending: list[tuple[dict[str, Tensor], int]]) -> None:
         raise _diverged(run, "the weights became infinite", run.step)  # the loss of their step came before them
 
 
-def _diverged(run: Run, what: str, step: int) -> UserError:
+def _diverged(run: Run, what: str, step: int) -> DivergedError:
     has_state = (run.folder / STATE_FILE).exists()
     kept = f"{run.folder} keeps the last good checkpoint" if has_state else "no checkpoint was written yet"
-    return UserError(f"{what} in step {step} of epoch {run.epoch + 1}; try a lower --lr. {kept}")
+    return DivergedError(f"{what} in step {step} of epoch {run.epoch + 1}; try a lower --lr. {kept}")
 
 
 def _stop_if_signalled(run: Run, request: StopRequest) -> None:

@@ -7,18 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.experiments import (
-    EXPERIMENTS_FILE,
-    RESULT_FIELDS,
-    Places,
-    Row,
-    is_done,
-    read_experiments,
-    read_result,
-    trained,
-)
+from analysis.experiments import EXPERIMENTS_FILE, Places, Row, read_experiments
+from analysis.results import PROVENANCE, is_done, read_result, trained
 from analysis.status import status_table
 from errors import UserError
+from tests.records import done_result, number
 from training.folder import run_lock
 
 ROOT = Path(__file__).parent.parent.parent
@@ -59,8 +52,7 @@ def write_log(places: Places, epochs: int) -> None:
 
 def write_result(places: Places, **record) -> None:
     places.results.mkdir(parents=True)
-    full = dict.fromkeys(RESULT_FIELDS) | {"status": "done", "epochs": 4, "hardware": "a processor, 1 of 2 cores"}
-    (places.results / "a.json").write_text(json.dumps(full | record))
+    (places.results / "a.json").write_text(json.dumps(done_result(**record)))
 
 
 def test_every_committed_row_makes_a_configuration() -> None:
@@ -91,6 +83,14 @@ def test_a_row_that_nobody_ran(experiments, places) -> None:
     }
 
 
+def test_a_log_with_no_speed_is_damaged(experiments, places) -> None:
+    write_log(places, epochs=1)
+    file = places.runs / "a" / "metrics.csv"
+    file.write_text(file.read_text().replace("25", "0"))
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged \(0.* images/s\)"):
+        line(experiments, places)
+
+
 def test_a_row_half_way_is_partial_and_estimated_at_its_own_speed(experiments, places) -> None:
     write_log(places, epochs=1)
     found = line(experiments, places)
@@ -106,7 +106,8 @@ def test_hours_are_estimated_at_the_speed_of_another_row_of_the_network(tmp_path
 
 
 def test_the_speed_of_another_kind_of_device_is_no_estimate(experiments, places) -> None:
-    write_result(places, epochs=1, images_per_second=9000.0, trained={"hardware": "NVIDIA H100 80GB HBM3"})
+    origin = {key: done_result()[key] for key in PROVENANCE}
+    write_result(places, epochs=1, images_per_second=9000.0, trained=origin | {"hardware": "NVIDIA H100 80GB HBM3"})
     assert line(experiments, places)["hours left"] == round(4 * 1500 / 50 / 3600, 2)  # as assumed of a CPU
 
 
@@ -119,8 +120,9 @@ def test_a_reduced_result_without_its_run_folder_leaves_everything_to_do(experim
 
 
 def test_a_row_somebody_trains_is_running(experiments, places) -> None:
-    with run_lock(places.runs / "a"):
-        assert line(experiments, places)["status"] == "running"
+    for folder in ("a", "a-of-2-epochs"):
+        with run_lock(places.runs / folder):
+            assert line(experiments, places)["status"] == "running"
     assert line(experiments, places)["status"] == "not run"
 
 
@@ -172,12 +174,38 @@ def test_a_damaged_result_is_named(experiments, places) -> None:
 
 
 def test_a_result_without_what_a_table_shows_is_damaged(experiments, places) -> None:
-    write_result(places)
-    file = places.results / "a.json"
-    record = json.loads(file.read_text())
-    del record["hardware"]
-    file.write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"a\.json is damaged \(without hardware\)"):
+    for name in sorted(done_result().keys() - {"commit"}):
+        record = done_result()
+        del record[name]
+        places.results.mkdir(parents=True, exist_ok=True)
+        (places.results / "a.json").write_text(json.dumps(record))
+        with pytest.raises(UserError, match=rf"a\.json is damaged \(no '{name}'\)"):
+            line(experiments, places)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": {}},
+        {"baselines": {}},
+        {"images_per_second": None},
+        {"images_per_second": 0},
+        {"training_seconds": float("nan")},
+        {"reconstruction_loss": None},
+        {"reconstruction_loss": number(True)},
+        {"fad": {}},
+        {"fad": number("x")},
+        {"fad": number(1.0, training_images={"value": None})},
+        {"fid": number(1.0) | {"n_images": "all"}},
+        {"inception_score": number(float("inf"))},
+        {"trained": {"hardware": "a GPU"}},
+        {"epochs": True},
+    ],
+    ids=str,
+)
+def test_a_result_with_something_else_where_a_table_looks_is_damaged(changes, experiments, places) -> None:
+    write_result(places, **changes)
+    with pytest.raises(UserError, match=r"a\.json is damaged \("):
         line(experiments, places)
 
 

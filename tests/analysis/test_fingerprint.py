@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.experiments import Places, read_experiments, read_result
+from analysis.experiments import Places, read_experiments
 from analysis.fingerprint import fingerprint
+from analysis.results import read_result
 from models import ModelConfig, build_model, load_model, save_model
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 
 from analysis import recipe_search, trials
 from cli import run_program
-from errors import UserError
+from errors import DivergedError, UserError
 
 FLAGS = ("--dataset", "digits", "--train-images", "32")
 
@@ -60,10 +60,26 @@ def test_the_images_that_are_scored_were_not_trained_on(search: Callable, monkey
 
 def test_a_trial_that_diverges_is_kept_without_a_loss(search: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(*_arguments: object) -> None:
-        raise UserError("the loss became nan")
+        raise DivergedError("the loss became nan")
 
     monkeypatch.setattr(trials, "train_epoch", diverge)
     assert search()["loss"].isna().all()
+
+
+def test_a_trial_that_fails_for_another_reason_is_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise UserError("no space left")
+
+    monkeypatch.setattr(trials, "train_epoch", fail)
+    file = tmp_path / "trials.csv"
+    assert run_program(recipe_search.main, ["--dataset", "digits", "--train-images", "256", "--out", str(file)]) == 2
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("flag", ["--lr 0.1", "--batch-size 8"])
+def test_what_a_stage_varies_cannot_be_kept(flag: str, capsys: pytest.CaptureFixture) -> None:
+    assert run_program(recipe_search.main, [*FLAGS, *flag.split()]) == 2
+    assert "--stage shape" in capsys.readouterr().err
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -128,9 +128,11 @@ def test_a_log_that_lacks_an_epoch_is_no_record_of_the_training(places: Places, 
 
 def test_a_row_that_another_process_trains_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
-    with run_lock(places.runs / "tiny"):
+    fast = replace(ROW, recipe="fast")
+    with run_lock(places.runs / "tiny"), run_lock(places.runs / "tiny-of-1-epochs"):
         assert reproduce((ROW,), places, device="cpu") == []
-    assert "another process is training it" in capsys.readouterr().out and not places.results.exists()
+        assert reproduce((fast,), places, epochs=1, device="cpu") == []
+    assert capsys.readouterr().out.count("another process is training in") == 2 and not places.results.exists()
 
 
 def test_no_time_left_runs_nothing(tmp_path: Path) -> None:

@@ -14,16 +14,18 @@ import pytest
 
 from analysis import tables
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
-from analysis.experiments import RESULT_FIELDS, Experiments, Places, Row, is_done, read_experiments, read_result
+from analysis.experiments import Experiments, Places, Row, read_experiments
 from analysis.formats import as_latex
 from analysis.layout import latex_layout, markdown_layout
 from analysis.markdown import markdown_table
 from analysis.output import write_experiment
 from analysis.published import PAPER
 from analysis.release import card
+from analysis.results import is_done, read_result
 from analysis.table1 import HEADINGS, table1
 from cli import run_program
 from errors import UserError
+from tests.records import done_result, number
 
 ROOT = Path(__file__).parent.parent.parent
 LOSSES = (0.0131, 0.0140, 0.0125)
@@ -38,20 +40,10 @@ def places(tmp_path: Path) -> Places:
     return Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
 
 
-def number(value: float, network: str | None = None, **more: Any) -> dict[str, Any]:
-    known = {"value": value, "protocol": "a protocol", "n_images": 5120, "split": "test", "feature_network": network}
-    return known | more
-
-
 def write_result(places: Places, row: Row, loss: float, **changes: Any) -> None:
-    record = dict.fromkeys(RESULT_FIELDS) | {
-        "name": row.name,
-        "status": "done",
-        "epochs": row.epochs,
-        "hardware": "the machine that measured",
-        "trained": {"hardware": "one GPU"},
-        "reconstruction_loss": number(loss),
-    }
+    measured = {"hardware": "the machine that measured", "reconstruction_loss": number(loss)}
+    origin = {"hardware": "one GPU", "date": "2026-01-01", "versions": {}, "commit": "c"}
+    record = done_result(name=row.name, epochs=row.epochs, trained=origin, **measured)
     (places.results / f"{row.name}.json").write_text(json.dumps(record | changes))
 
 

@@ -24,13 +24,17 @@ def test_a_recipe_is_a_line_with_a_column_per_model_best_first(tmp_path: Path) -
         shared | settings | {"model": "fsvae", "loss": 0.25},
         shared | settings | {"model": "esvae", "loss": 0.125, "lr": 1e-3},
         shared | settings | {"model": "fsvae", "loss": None, "lr": 1e-3},  # diverged
+        shared | settings | {"model": "esvae", "loss": 0.25, "seed": 43},
+        shared | settings | {"model": "esvae", "loss": None, "lr": 1.0},
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "trials.csv", index=False)
-    head, _, best, second = recipe_table(tmp_path / "trials.csv").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, best, second)]
+    head, _, *lines = recipe_table(tmp_path / "trials.csv").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *lines)]
     assert cells[0][-2:] == ["ESVAE", "FSVAE"]
-    assert cells[1] == ["MNIST", "6400", "16", "0.001", "10", "cosine", "0.1", "0.1250", "-"]
-    assert cells[2] == ["MNIST", "6400", "16", "0.002", "10", "cosine", "0.1", "0.5000", "0.2500"]
+    assert cells[1] == ["MNIST", "6400", "42", "16", "0.001", "10", "cosine", "0.1", "0.1250", "diverged"]
+    assert cells[2] == ["MNIST", "6400", "43", "16", "0.002", "10", "cosine", "0.1", "0.2500", "-"]
+    assert cells[3] == ["MNIST", "6400", "42", "16", "0.002", "10", "cosine", "0.1", "0.5000", "0.2500"]
+    assert cells[4] == ["MNIST", "6400", "42", "16", "1", "10", "cosine", "0.1", "diverged", "-"]
 
 
 def test_a_switch_is_a_line_with_its_difference_to_the_paper(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ REPRODUCE_CASES = [
     Case(
         "result: a loss in words",
         "reproduce --list",
-        "results/finished.json is damaged (reconstruction_loss is 'low')",
+        "results/finished.json is damaged (value is 'low')",
         s.result(reconstruction_loss={"value": "low"}),
     ),
     Case(

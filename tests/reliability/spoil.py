@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from analysis.experiments import RESULT_FIELDS
 from models import read_metadata
+from tests.records import done_result
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,9 +143,8 @@ def lying_archive() -> None:
 
 
 def result(**changes: Any) -> Callable[[], Any]:
-    """A row's result that says nothing but this."""
-    record = dict.fromkeys(RESULT_FIELDS) | {"status": "done", "epochs": 1} | changes
-    return put("results/finished.json", json.dumps(record))
+    """A row's result with these entries changed."""
+    return put("results/finished.json", json.dumps(done_result(epochs=1) | changes))
 
 
 def experiments(text: str) -> Callable[[], Any]:
