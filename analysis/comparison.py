@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.generation import METRICS as MEASURED
 from analysis.published import METRICS, paper_table1
+from analysis.subjects import trained_label
 
 OWN_FAD = "fad_own"  # by an autoencoder that is not the authors': a column apart from the paper's numbers
 COLUMNS = (*METRICS, OWN_FAD)
@@ -37,7 +38,8 @@ def _name(record: dict[str, Any]) -> str:
     if "images" in record:
         return Path(record["images"]).name
     config = record["config"] or {}
-    return f"{record['model']['model']} (variant {config.get('variant', 'unknown')}), {record['epochs']} epochs"
+    trained = trained_label(config, record["epochs"])
+    return f"{record['model']['model']} (variant {config.get('variant', 'unknown')}), {trained}"
 
 
 def metric_lines(record: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """Tables II and III from the results of their experiments, in the form of Table I."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from analysis.output import read_experiment
 from analysis.published import DATASET_NAMES, published
 from analysis.subjects import MODEL_NAMES
 from errors import UserError
+from training.config import scheduled_epochs
 
 
 @dataclass(frozen=True)
@@ -106,22 +108,23 @@ def _not_run(table: ExperimentTable, dataset: str, model: str, experiments: Expe
 def _our_lines(
     table: ExperimentTable, dataset: str, experiments: Experiments, places: Places, goals: Goals
 ) -> list[Line]:
-    """One line a recipe and number of epochs."""
+    """One line a recipe and budget."""
     folder, name = places.results / "analysis", f"{table.experiment}-{dataset}"
     if not (folder / f"{name}.json").exists():
         return []
     record, numbers = read_experiment(folder, name)
-    groups: dict[tuple[str, int | None], list[tuple[Row, pd.DataFrame]]] = {}
+    planned = Counter(recipe_key(row) for row in experiments.rows)
+    groups: dict[tuple[str, int, int | None, int | None], list[tuple[Row, pd.DataFrame]]] = {}
     for subject in record["subjects"]:
-        row = _row(subject, experiments)
+        row, epochs = _row(subject, experiments), subject["epochs"]
+        n_planned = planned[recipe_key(row)] or 1
+        scheduled = None if epochs is None else scheduled_epochs(subject["config"] or {}, epochs)
         if _is_replaced(row, subject["sha256"], places):
             row = replace(row, label=f"{row.label}; weights that are replaced by now")
         mine = numbers[numbers["model"] == subject["label"]]
-        groups.setdefault((recipe_key(row), subject["epochs"]), []).append((row, mine))
-    return [
-        _our_line(table, epochs, found, goals) | origins([record["hardware"]], [record["protocol"]])
-        for (_, epochs), found in groups.items()
-    ]
+        groups.setdefault((recipe_key(row), n_planned, epochs, scheduled), []).append((row, mine))
+    origin = origins([record["hardware"]], [record["protocol"]])
+    return [_our_line(table, found, *budget, goals) | origin for (_, *budget), found in groups.items()]
 
 
 def _row(subject: Mapping[str, Any], experiments: Experiments) -> Row:
@@ -131,7 +134,7 @@ def _row(subject: Mapping[str, Any], experiments: Experiments) -> Row:
     unknown = Row(
         subject["name"],
         subject["dataset"],
-        subject["epochs"] or 0,
+        config.get("epochs") or subject["epochs"] or 0,
         feeds="",
         model=subject["model"]["model"],
         variant=config.get("variant", "unknown"),
@@ -148,9 +151,16 @@ def _is_replaced(row: Row, measured: str, places: Places) -> bool:
     return file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != measured
 
 
-def _our_line(table: ExperimentTable, epochs: int, found: list[tuple[Row, pd.DataFrame]], goals: Goals) -> Line:
+def _our_line(
+    table: ExperimentTable,
+    found: list[tuple[Row, pd.DataFrame]],
+    n_planned: int,
+    epochs: int | None,
+    scheduled: int | None,
+    goals: Goals,
+) -> Line:
     row, model = found[0][0], MODEL_NAMES[found[0][0].model]
-    line = our_line(model, [row for row, _ in found], len(found), "done", epochs)
+    line = our_line(model, [row for row, _ in found], max(n_planned, len(found)), "done", epochs, scheduled)
     goal = goals.get((row.dataset, model), {}) if row.is_comparable else {}
     for name, column in table.columns.items():
         where, what = column.rows

@@ -1,7 +1,7 @@
 """Lines of the paper's tables: published ones, and ours over seeds beside them.
 
 A line of ours stands for runs that differ in nothing but their seed. Runs of one recipe that went to different epochs
-are lines of their own: no mean mixes budgets.
+or had another schedule are lines of their own: no mean mixes budgets.
 """
 
 import json
@@ -58,16 +58,19 @@ def published_line(row: Mapping[str, Any], origin: str, numbers: Mapping[str, fl
     return known | {"recipe": row["source"], "protocol": row.get("protocol")} | dict(numbers)
 
 
-def our_line(model: str, rows: Sequence[Row], n_planned: int, status: str, epochs: int) -> Line:
-    """The labels of a line of ours."""
+def our_line(
+    model: str, rows: Sequence[Row], n_planned: int, status: str, epochs: int, scheduled: int | None = None
+) -> Line:
+    """The labels of a line of ours; `scheduled` are the epochs that its schedule was laid out for."""
     row = rows[0]
+    schedule = "" if scheduled in (None, epochs) else f", by the schedule of {scheduled} epochs"
     return {
         "dataset": row.dataset,
         "model": model,
         "origin": "ours",
         "status": status,
         "runs": ", ".join(row.name for row in rows),
-        "recipe": row.label,
+        "recipe": row.label + schedule,
         "variant": row.variant,
         "seeds": ", ".join(str(row.seed) for row in rows),
         "n_seeds": len(rows) if status == "done" else 0,

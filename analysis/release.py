@@ -18,7 +18,7 @@ from files import write_atomically, write_json
 from metrics import MEAN_IMAGE
 from models import load_model, read_metadata, save_model
 from provenance import combine, device_types, in_turn
-from training.config import Config, Precision
+from training.config import Config, Precision, scheduled_epochs
 from training.folder import read_record
 from training.log import METRICS_FILE, RATES_FILE, save_grid
 
@@ -123,10 +123,10 @@ def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places
 
 def budget(row: Row, record: dict[str, Any]) -> str:
     """Label of how far a result went: the row's recipe, and whether its epochs were reduced."""
-    epochs, intended = record["epochs"], _intended_epochs(row, record)
+    epochs, scheduled = record["epochs"], scheduled_epochs(record["config"], record["epochs"])
     if epochs >= row.epochs:
         return f"{row.label}, {epochs} epochs"
-    schedule = "" if intended == epochs else f" by the schedule of {intended}"
+    schedule = "" if scheduled == epochs else f" by the schedule of {scheduled}"
     return f"{row.label}, REDUCED: {epochs} of {row.epochs} epochs{schedule}"
 
 
@@ -170,15 +170,9 @@ def _precision_of(starts: list[dict[str, Any]]) -> str:
     return in_turn([start.get("precision") or start["runtime"].get("precision", "fp32") for start in starts])
 
 
-def _intended_epochs(row: Row, record: dict[str, Any]) -> int:
-    """Those that the run was scheduled for; where there is no schedule, those that it has."""
-    scheduled = record["config"]["epochs"]
-    return scheduled if row.config(scheduled).schedule_needs_epochs else record["epochs"]
-
-
 def _command(row: Row, record: dict[str, Any]) -> str:
     """What makes the result again: its epochs where they were reduced, its precision where `auto` may take another."""
-    trained, epochs = record["trained"], _intended_epochs(row, record)
+    trained, epochs = record["trained"], scheduled_epochs(record["config"], record["epochs"])
     precision = trained.get("precision", "fp32")
     is_default = precision == "fp32" and device_types(trained["hardware"]) == {"cpu"}
     named = precision in get_args(Precision) and not is_default

@@ -15,6 +15,7 @@ from errors import UserError
 from models import ModelConfig, load_model, read_metadata
 from models.checkpoint import MODEL_FILE, find_model_file
 from neurons import backend_of, set_backend
+from training.config import scheduled_epochs
 from training.device import resolve_backend, resolve_device
 from training.folder import CONFIG_FILE
 
@@ -147,10 +148,18 @@ def _label(model: str, run: dict[str, Any]) -> str:
     name = MODEL_NAMES.get(model, model) + (
         " (variant code)" if config.get("variant") == "code" and model != "ann_vae" else ""
     )
+    return f"{name}, {trained_label(config, epochs)}"
+
+
+def trained_label(config: dict[str, Any], epochs: int | None) -> str:
+    """How far a model was trained by its configuration, by whose schedule, on which images."""
     if epochs is None:
-        return f"{name}, training unknown"
+        return "training unknown"
+    scheduled = scheduled_epochs(config, epochs)
+    stopped = "" if scheduled == epochs else f" of {scheduled}"
     images = f" of {config['train_images']:,} images" if config.get("train_images") else ""
-    return f"{name}, {epochs} epoch{'s' if epochs != 1 else ''}{images}"
+    recipe = "" if config.get("recipe", "paper") == "paper" else f", {config['recipe']} recipe"
+    return f"{epochs}{stopped} epoch{'s' if epochs != 1 or stopped else ''}{images}{recipe}"
 
 
 def _distinct(subjects: list[Subject]) -> list[Subject]:

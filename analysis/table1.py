@@ -12,9 +12,12 @@ from analysis.published import METRICS, published
 from analysis.results import read_result, trained
 from analysis.subjects import MODEL_NAMES
 from errors import UserError
+from training.config import scheduled_epochs
 
 Record = dict[str, Any]
 Found = list[tuple[Row, Record]]
+Budget = tuple[str, int, int | None]  # status, epochs, epochs that the schedule was laid out for
+NOT_RUN: Budget = ("not run", 0, None)
 
 HEADINGS = {
     "reconstruction_loss": "reconstruction loss",
@@ -52,19 +55,26 @@ def _by_recipe(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _our_lines(rows: Sequence[Row], results: Sequence[Record | None], goals: Goals) -> list[Line]:
-    """One line for each number of epochs that seeds have reached, one for the failed, one if nothing was run."""
-    groups: dict[tuple[str, int], Found] = {}
+    """One line for each budget that seeds have reached, one for the failed, one if nothing was run."""
+    groups: dict[Budget, Found] = {}
     for row, record in zip(rows, results, strict=True):
-        key = (record["status"], record["epochs"]) if record else ("not run", 0)
-        groups.setdefault(key, []).append((row, record or {}))
+        groups.setdefault(_budget(record), []).append((row, record or {}))
     if len(groups) > 1:
-        groups.pop(("not run", 0), None)  # seeds still to come show in "1 of 3"
-    return [_our_line(*key, found, len(rows), goals) for key, found in groups.items()]
+        groups.pop(NOT_RUN, None)  # seeds still to come show in "1 of 3"
+    return [_our_line(*budget, found, len(rows), goals) for budget, found in groups.items()]
 
 
-def _our_line(status: str, epochs: int, found: Found, n_planned: int, goals: Goals) -> Line:
+def _budget(record: Record | None) -> Budget:
+    if record is None:
+        return NOT_RUN
+    is_done = record["status"] == "done"
+    scheduled = scheduled_epochs(record["config"], record["epochs"]) if is_done else None
+    return record["status"], record["epochs"], scheduled
+
+
+def _our_line(status: str, epochs: int, scheduled: int | None, found: Found, n_planned: int, goals: Goals) -> Line:
     row, model = found[0][0], MODEL_NAMES[found[0][0].model]
-    line = our_line(model, [row for row, _ in found], n_planned, status, epochs)
+    line = our_line(model, [row for row, _ in found], n_planned, status, epochs, scheduled)
     if status == "failed":
         errors = dict.fromkeys(record["error"] for _, record in found)
         line["recipe"] += f"; failed: {'; '.join(errors)}"

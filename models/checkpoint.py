@@ -89,11 +89,12 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{file} has damaged metadata: no dictionaries")
     config = parts["run"].get("config")
     _check_kinds(parts["run"], {"epochs": int, "config": dict, "test_reconstruction": float}, file)
-    _check_kinds(config or {}, {"dataset": str, "model": str, "variant": str, "train_images": int}, file)
+    words = dict.fromkeys(("dataset", "model", "variant", "recipe", "schedule"), str)
+    _check_kinds(config or {}, words | {"train_images": int, "epochs": int, "warmup": int | float}, file)
     return parts
 
 
-def _check_kinds(values: dict[str, Any], kinds: dict[str, type], file: Path) -> None:
+def _check_kinds(values: dict[str, Any], kinds: dict[str, Any], file: Path) -> None:
     wrong = [name for name, kind in kinds.items() if not isinstance(values.get(name), kind | None)]
     if wrong:
         raise UserError(f"{file} has damaged metadata: {', '.join(wrong)} of another kind than this project writes")

@@ -136,7 +136,7 @@ def test_what_is_printed(trained: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert run(trained / "model.safetensors", "--n-images", "5") == 0
     out = capsys.readouterr().out
     record = json.loads(Path("runs/evaluation-run/evaluation.json").read_text())
-    for part in ("this run", "mean training image", "8-bit copy", "esvae (variant paper), 1 epochs", "last epoch"):
+    for part in ("this run", "mean training image", "8-bit copy", "esvae (variant paper), 1 epoch", "last epoch"):
         assert part in out
     loss = record["reconstruction_loss"]
     assert f"reconstruction_loss {loss['value']:.6f}: {loss['protocol']}" in out

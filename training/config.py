@@ -1,5 +1,6 @@
 """What a run is: one frozen dataclass, and presets that state only what differs from the paper's CIFAR-10 run."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -167,6 +168,17 @@ class Config:
     def rates_change(self) -> bool:
         """Whether learning rates change during the run."""
         return self.schedule != "constant" or self.warmup > 0
+
+
+def scheduled_epochs(stored: Mapping[str, Any], trained: int) -> int:
+    """Epochs that a run's schedule was laid out for; those that it was trained where it has no schedule.
+
+    Args:
+        stored: the run's configuration as `Config.to_dict` gave it; what an older one lacks has its default.
+        trained: epochs.
+    """
+    config = Config(**{name: stored[name] for name in ("model", "epochs", "schedule", "warmup") if name in stored})
+    return config.epochs if config.schedule_needs_epochs else trained
 
 
 # What differs from Config's defaults, which are the paper's CIFAR-10 run. The paper gives no batch size and no

@@ -273,7 +273,7 @@ def test_a_budget_label_names_the_recipe_and_what_is_missing(
     model: str, epochs: int, scheduled: int, label: str
 ) -> None:
     row = replace(ROW, model=model)
-    assert budget(row, {"epochs": epochs, "config": {"epochs": scheduled}}) == label
+    assert budget(row, {"epochs": epochs, "config": {"model": model, "epochs": scheduled}}) == label
 
 
 def test_the_table_holds_the_papers_rows_and_baselines(places: Places) -> None:

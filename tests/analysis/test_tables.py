@@ -147,6 +147,16 @@ def test_newer_systems_stand_below_with_their_protocol(places: Places) -> None:
     assert part.rindex("ESVAE, ours") < part.index("FSDDIM T=8, newer") and "clean-fid 10k PNG" in part
 
 
+def test_a_schedule_that_was_not_run_to_its_end_is_a_line_of_its_own(places: Places) -> None:
+    rows = [replace(row, model="fsvae", epochs=20) for row in SEEDS]
+    for row, (epochs, scheduled) in zip(rows, ((2, 2), (2, 2), (2, 20)), strict=True):
+        config = {"seed": row.seed, "model": "fsvae", "epochs": scheduled}
+        write_result(places, row, 0.01, epochs=epochs, config=config)
+    whole, stopped = lines_of(places, *rows)
+    assert (whole["n_seeds"], stopped["n_seeds"]) == (2, 1) and whole["n_planned"] == stopped["n_planned"] == 3
+    assert "schedule" not in whole["recipe"] and stopped["recipe"].endswith(", by the schedule of 20 epochs")
+
+
 def test_protocols_of_our_numbers_stand_below_the_table(places: Places) -> None:
     write_result(places, SEED, 0.013, fad=number(33.0, NETWORK))
     text = markdown_of(places, SEED)

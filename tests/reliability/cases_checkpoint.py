@@ -113,6 +113,12 @@ CHECKPOINT_CASES = [
         s.metadata("run", epochs="all"),
     ),
     Case(
+        "checkpoint: a schedule in words",
+        f"{EVALUATE} model.safetensors",
+        "damaged metadata: epochs, warmup",
+        s.metadata("run", config={"dataset": "digits", "epochs": "all", "warmup": "some"}),
+    ),
+    Case(
         "checkpoint: trained on nothing",
         f"{EVALUATE} model.safetensors",
         "give --dataset",
