@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from analysis.comparison import comparison, metric_lines
-from analysis.evaluation import Evaluation, evaluate, output_folder, save_pictures
+from analysis.evaluation import Evaluation, check_replaceable, evaluate, output_folder, save_pictures
 from analysis.formats import as_text
 from analysis.generation import NETWORK_OF, Files, evaluate_images, parse_metrics
 from cli import parse_arguments, run_program
@@ -68,16 +68,26 @@ def main(argv: list[str]) -> None:
     """Parse, evaluate, print and write."""
     a = parse_arguments(Arguments, argv, __doc__)
     metrics = _checked_metrics(a)
+    folder = output_folder(a.images or a.checkpoint)
+    file = a.json or folder / "evaluation.json"
+    asked = _asked(a, metrics)
+    if a.json is None:
+        check_replaceable(file, asked)
     keep_freed_memory()
     record, pictures = _images(a, metrics) if a.images else _checkpoint(a, metrics)
     print(as_text(comparison(record)), end="\n\n")
     for line in metric_lines(record):
         print(line)
-    folder = output_folder(a.images or a.checkpoint)
-    file = a.json or folder / "evaluation.json"
-    write_json(file, record)
+    write_json(file, record | {"asked": asked})
     for path in [file, *save_pictures(pictures, folder)]:
         print(path)
+
+
+def _asked(a: Arguments, metrics: tuple[str, ...]) -> dict[str, Any]:
+    """What decides what an evaluation says, JSON-serialisable."""
+    files = {name: getattr(a, name) for name in ("checkpoint", "images", *dict.fromkeys(NETWORK_OF.values()))}
+    asked = {name: file and str(file.resolve()) for name, file in files.items()} | {"metrics": list(metrics)}
+    return asked | {name: getattr(a, name) for name in ("dataset", "seed", "n_images", "n_samples")}
 
 
 def _checked_metrics(a: Arguments) -> tuple[str, ...]:

@@ -51,11 +51,11 @@ def metric_lines(record: dict[str, Any]) -> list[str]:
 
 
 def _metric_line(name: str, measured: dict[str, Any]) -> str:
-    line = f"{name} {measured['value']:.6f}: {measured['protocol']}"
-    if measured["feature_network"] is None:
-        return line
+    parts = measured.get("standard_deviation")
+    deviation = "" if parts is None else f" ± {parts:.4f} (over its parts)"
     split = f", {measured['split']} split" if measured["split"] else ""
-    line += f"; n = {measured['n_images']}{split}; {measured['feature_network']}"
+    line = f"{name} {measured['value']:.6f}{deviation}: {measured['protocol']}; n = {measured['n_images']}{split}"
+    line += f"; {measured['feature_network']}" if measured["feature_network"] else ""
     if "training_images" not in measured:
         return line
     real = measured["training_images"]

@@ -92,7 +92,7 @@ class EncoderClassification(Experiment):
         """
         splits = [self._load(subjects[0], split) for split in ("train", "test")]
         rows = self._rows(self._features(subjects, splits))
-        table = with_verdict(pd.DataFrame(rows), len(splits[1].labels))
+        table = with_verdict(pd.DataFrame(rows), len(splits[1].labels), self.n_classifiers)
         record = describe(self.protocol(splits), subjects, self.settings(), paper=paper_table3(subjects[0].dataset))
         images = f"{len(splits[0].labels):,} {'mirrored ' if self.mirrored else ''}images"
         size = f"{subjects[0].dataset}: {images}, {self.epochs} epochs for each classifier"
@@ -151,7 +151,7 @@ class EncoderClassification(Experiment):
             f"epoch: chosen by the test images); trained on {n_train} training images{mirrored}, accuracy in % on "
             f"{n_test} test images, mean and deviation over {self.n_classifiers} classifiers of one encoder; the "
             f"untrained encoder saw {STATISTICS_BATCHES} batches that set its tdBN statistics; `clear`: more than "
-            f"{CLEAR:g} standard errors, by the size of the test split"
+            f"{CLEAR:g} standard errors, by the size of the test split and the spread over classifiers"
         )
 
 
@@ -169,16 +169,23 @@ def summary(found: list[Accuracy]) -> dict[str, float]:
     }
 
 
-def with_verdict(table: pd.DataFrame, n_test: int) -> pd.DataFrame:
+def with_verdict(table: pd.DataFrame, n_test: int, n_classifiers: int) -> pd.DataFrame:
     """The table with what each row has gained over the untrained encoder of its model, and whether that is clear.
 
-    The standard error of a difference takes the two accuracies as those of independent test splits; they are of the
-    same images, so it is an upper bound.
+    The standard error of a difference takes the two accuracies as those of independent test splits, though they are of
+    the same images, and adds the spread over classifiers where there are several. How much another draw of the
+    untrained encoder would change is not in it.
     """
-    control = table[table["features"] == UNTRAINED].set_index("model")["test_accuracy"]
-    base = table["model"].map(control)
-    share, base_share = table["test_accuracy"] / 100, base / 100
-    error = 100 * np.sqrt((share * (1 - share) + base_share * (1 - base_share)) / n_test)
+    control = table[table["features"] == UNTRAINED].set_index("model")
+    base = table["model"].map(control["test_accuracy"])
+    variance = sum(
+        accuracy / 100 * (1 - accuracy / 100) / n_test + (deviation.fillna(0) / 100) ** 2 / n_classifiers
+        for accuracy, deviation in (
+            (table["test_accuracy"], table["deviation"]),
+            (base, table["model"].map(control["deviation"])),
+        )
+    )
+    error = 100 * np.sqrt(variance)
     is_trained = table["features"] == TRAINED
     gain = (table["test_accuracy"] - base).where(is_trained)
     verdict = np.where(gain > CLEAR * error, "clear", np.where(gain < -CLEAR * error, "worse", "not clear"))

@@ -1,5 +1,6 @@
 """Score a checkpoint and draw what it reconstructs and generates."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,29 @@ class Evaluation:
 def output_folder(evaluated: Path) -> Path:
     """Folder for pictures and numbers: the run folder, or one named after the file."""
     return evaluated if evaluated.is_dir() else Path("runs") / f"evaluation-{name_of(evaluated)}"
+
+
+def check_replaceable(file: Path, asked: dict[str, Any]) -> None:
+    """Nothing, where an evaluation may be written to `file`: in place of one that was asked for no more.
+
+    Args:
+        file: of the record.
+        asked: `metrics`, `n_images` and `n_samples`, None for all, and whatever else decides the numbers.
+
+    Raises:
+        UserError: there is one of another file, by other settings, or with metrics or images that this one lacks.
+    """
+    try:
+        old = json.loads(file.read_text())["asked"]
+        lost = set(old["metrics"]) - set(asked["metrics"])
+        fewer = {name for name in ("n_images", "n_samples") if asked[name] not in (None, old[name])}
+        exact = asked.keys() - {"metrics", "n_images", "n_samples"}
+        differs = fewer | {name for name in exact if asked[name] != old[name]}
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):  # none, or one that says nothing
+        return
+    if lost or differs:
+        what = ", ".join(sorted(differs | lost))
+        raise UserError(f"{file} is an evaluation with other {what}: give --json FILE, or remove it")
 
 
 def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:

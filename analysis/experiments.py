@@ -28,7 +28,7 @@ class Row:
         epochs: the full budget.
         feeds: tables and figures that need it.
         seed: of the run.
-        label: what it is if it is not the paper's recipe.
+        label: what it is if it is not ESVAE by the paper's recipe.
         overrides: fields of the configuration that differ from the preset.
     """
 
@@ -136,6 +136,8 @@ def _row(values: dict[str, Any], path: Path) -> Row:
         if not re.fullmatch(r"\w[\w.-]*", row.name):
             raise TypeError("its name is to be that of files: letters, digits, - and _")
         _check_kinds(row.overrides, OVERRIDABLE)
+        if row.label == Row.label and (row.model, row.variant, row.recipe) != (Row.model, Row.variant, Row.recipe):
+            raise TypeError(f"{row.label!r} is not what it is: give it a label")
         row.config()
     except TypeError as error:
         raise UserError(f"{path}: row {values.get('name')!r} is not a run: {error}") from error

@@ -134,11 +134,13 @@ def check_replaceable(
 def write_result(folder: Path, name: str, result: Result) -> list[Path]:
     """Write record, table and every figure: <name>.json, .csv, .png, .pdf, and <name>-<figure>.png, .pdf.
 
-    The record comes last: what it stands for is there.
+    The record comes last: what it stands for is there. Figures that only the result before had go.
     """
-    figures = []
+    figures: list[Path] = []
     for figure, drawn in result.figures.items():
         figures += save_figure(drawn, folder / (f"{name}-{figure}" if figure else name))
+    for file in {*folder.glob(f"{name}-*.png"), *folder.glob(f"{name}-*.pdf")} - set(figures):
+        file.unlink(missing_ok=True)
     return write_experiment(folder, name, result.record, result.table) + figures
 
 

@@ -23,10 +23,14 @@ Epochs = dict[str, dict[int, Histogram]]  # stage -> epoch -> histogram
 
 
 def find_rate_log(subject: Subject, results: Path = RESULTS) -> Path | None:
-    """Where a model's rates over epochs are: in its run folder, or for a released model in results/."""
+    """Where a model's rates over epochs are: in its run folder, or for a released model in results/.
+
+    A file that only has the name of a released one is another training.
+    """
     folder = subject.path if subject.path.is_dir() else subject.path.parent
-    places = (folder / RATES_FILE, results / f"{subject.name}-{RATES_FILE}")
-    candidates = places if subject.path.is_dir() or subject.path.name == MODEL_FILE else places[1:]
+    in_run = subject.path.is_dir() or subject.path.name == MODEL_FILE
+    is_released = folder.resolve() == results.resolve().parent / "pretrained"
+    candidates = [folder / RATES_FILE] * in_run + [results / f"{subject.name}-{RATES_FILE}"] * is_released
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -34,7 +38,7 @@ def read_rate_log(subject: Subject, results: Path = RESULTS) -> Epochs | None:
     """Histograms by stage and epoch; None where no training recorded any.
 
     Raises:
-        UserError: a damaged file.
+        UserError: a damaged file, or one that ends at another epoch than the model.
     """
     path = find_rate_log(subject, results)
     if path is None:
@@ -49,6 +53,8 @@ def read_rate_log(subject: Subject, results: Path = RESULTS) -> Epochs | None:
         }
         if len(found) < len(STAGES):
             raise ValueError(f"it lacks {' and '.join(STAGES.keys() - set(table['stage']))}")
+        if (last := table["epoch"].max()) != subject.run.get("epochs"):
+            raise ValueError(f"it ends with epoch {last}, the model with {subject.run.get('epochs')}")
         return found
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged or of another model: {error}") from error

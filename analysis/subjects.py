@@ -182,6 +182,8 @@ def load_test_images(subjects: Iterable[Subject], data_dir: Path | None = None, 
 
 
 def part_of_test_split(dataset: str, n_images: int) -> str:
-    """How much of a data set's test split `n_images` are, in words."""
+    """How much of a data set's test split the `n_images` are, in words; a folder may hold a part of the data set."""
     total = DATASETS[dataset].n_test
-    return "whole test split" if n_images == total else f"{n_images} of {total} images"
+    if n_images == total:
+        return "whole test split"
+    return f"first {n_images} images of the test split at hand (official: {total})"

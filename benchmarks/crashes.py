@@ -253,7 +253,12 @@ def main(argv: list[str]) -> None:
     if a.folder and not a.folder.is_dir():
         raise UserError(f"no folder {a.folder}: give one on the disk that is to be tried")
     with tempfile.TemporaryDirectory(dir=a.folder) as folder:
-        report = crash(Path(folder), a.kills, a.every, a.seed, _tell)
+        try:
+            report = crash(Path(folder), a.kills, a.every, a.seed, _tell)
+        finally:
+            for child in multiprocessing.active_children():  # of an interrupted benchmark: before its folder goes
+                child.kill()
+                child.join()
     kills = report.kills
     print(f"{len(kills)} kills, all recovered; {sum(kill.while_writing for kill in kills)} while writing a checkpoint")
     print(f"lost: at most {max(kill.lost for kill in kills)} steps, with a checkpoint every {a.every}")

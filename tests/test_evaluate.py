@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_number(score: Callable, evaluated: tuple[P
 def test_a_part_of_the_split_is_labelled_as_one(score: Callable) -> None:
     loss = score("--n-images", "20")["reconstruction_loss"]
     assert loss["n_images"] == 20
-    assert "20 of 297 images" in loss["protocol"] and "whole" not in loss["protocol"]
+    assert "first 20 images of the test split" in loss["protocol"] and "whole" not in loss["protocol"]
 
 
 def test_the_backends_agree(score: Callable) -> None:
@@ -270,6 +270,35 @@ def test_unknown_flags_are_refused_by_name(trained: Path, flag: str, capsys: pyt
     assert run(trained, flag, "1") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: Unrecognized options: {flag}")
+
+
+def test_an_evaluation_is_replaced_by_one_that_says_as_much(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "run")
+    assert run(Path("run"), "--n-images", "3") == 0
+    assert run(Path("run"), "--n-images", "3") == 0
+    before = Path("run/evaluation.json").read_bytes()
+    for flags, differs in (("--n-images 2", "n_images"), ("--seed 1", "seed")):
+        capsys.readouterr()
+        assert run(Path("run"), *flags.split()) == 2
+        said = f"run/evaluation.json is an evaluation with other {differs}: give --json FILE, or remove it"
+        assert said in capsys.readouterr().err and Path("run/evaluation.json").read_bytes() == before
+    assert run(Path("run"), "--n-images", "2", "--json", "mine.json") == 0 and Path("mine.json").exists()
+    assert run(Path("run")) == 0
+
+
+def test_models_of_one_name_do_not_replace_each_others_evaluation(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        shutil.copy(trained / "model.safetensors", f"{name}/m.safetensors")
+    assert run(Path("a/m.safetensors"), "--n-images", "3") == 0
+    assert run(Path("b/m.safetensors"), "--n-images", "3") == 2
+    assert "evaluation with other checkpoint" in capsys.readouterr().err
 
 
 def record_of(dataset: str, **changes: Any) -> dict[str, Any]:

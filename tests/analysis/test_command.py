@@ -13,8 +13,8 @@ from PIL import Image
 
 from analysis.command import Experiment, experiment_main
 from analysis.drawing import KIND_COLORS, image_rows, save_figure, subject_colors
-from analysis.output import Result, describe, read_experiment
-from analysis.subjects import Subject, load_subjects, load_test_images, part_of_test_split
+from analysis.output import Result, describe, read_experiment, stored_pictures, write_result
+from analysis.subjects import Subject, load_subjects, load_test_images, part_of_test_split, trained_label
 from cli import run_program
 from errors import UserError
 from models import ModelConfig, build_model, save_model
@@ -56,6 +56,12 @@ def test_a_label_tells_the_training_budget(tmp_path: Path) -> None:
     assert labels == ["ESVAE, 3 epochs", "FSVAE, 3 epochs of 32,000 images"]
 
 
+def test_a_label_tells_the_recipe_and_a_schedule_that_was_not_run_to_its_end() -> None:
+    assert trained_label({"recipe": "fast", "epochs": 2, "schedule": "cosine"}, 2) == "2 epochs, fast recipe"
+    assert trained_label({"model": "fsvae", "epochs": 150}, 1) == "1 of 150 epochs"
+    assert trained_label({"model": "esvae", "epochs": 300}, 1) == "1 epoch"  # its rate is constant
+
+
 def test_a_model_of_unknown_training_says_so(tmp_path: Path) -> None:
     save_model(build_model(ModelConfig(**SMALL)), tmp_path / "m.safetensors")
     (subject,) = load_subjects([tmp_path / "m.safetensors"], dataset="digits", device="cpu")
@@ -95,7 +101,7 @@ def test_a_model_given_twice_is_refused(tmp_path: Path) -> None:
 def test_test_images_are_the_first_ones(tmp_path: Path) -> None:
     subjects = load_subjects([saved(tmp_path, "a")], device="cpu")
     assert load_test_images(subjects, limit=5).equal(load_test_images(subjects)[:5])
-    assert part_of_test_split("digits", 5) == "5 of 297 images"
+    assert part_of_test_split("digits", 5) == "first 5 images of the test split at hand (official: 297)"
     assert part_of_test_split("digits", len(load_test_images(subjects))) == "whole test split"
 
 
@@ -146,6 +152,17 @@ def test_the_same_measurement_or_one_on_more_images_replaces_a_result(tmp_path: 
         record, _ = read_experiment(out, "count_spikes-digits")
         assert record["n_images"] == n_images
     assert record["subjects"][0]["lif_backend"] in BACKENDS
+
+
+def test_figures_that_only_the_result_before_had_go(tmp_path: Path) -> None:
+    record, table, figure = {"subjects": []}, pd.DataFrame({"a": [1]}), image_rows({"black": torch.zeros(1, 1, 8, 8)})
+    other = tmp_path / "count-digits_and_more.png"
+    other.write_bytes(b"of another result")
+    write_result(tmp_path, "count-digits", Result(record, table, {"": figure, "epochs": figure}))
+    assert len(stored_pictures(tmp_path, "count-digits")) == 2
+    write_result(tmp_path, "count-digits", Result(record, table, {"": figure}))
+    assert len(stored_pictures(tmp_path, "count-digits")) == 1
+    assert not list(tmp_path.glob("*epochs*")) and other.exists()
 
 
 def test_a_runs_own_model_file_is_called_as_the_run(tmp_path: Path) -> None:

@@ -161,16 +161,18 @@ def test_more_components_than_images_are_as_many_as_there_are(digits: tuple) -> 
     assert PixelPCA(digits[0].images[:10, :, ::4, ::4], 64).n_components == 9
 
 
-def verdicts(trained: float, untrained: float, n_test: int) -> list[str]:
+def verdicts(trained: float, untrained: float, n_test: int, deviation: float = float("nan")) -> list[str]:
     rows = [("a", TRAINED, trained), ("a", UNTRAINED, untrained), ("128 components", PIXELS, 99.0)]
-    table = pd.DataFrame(rows, columns=["model", "features", "test_accuracy"])
-    return with_verdict(table, n_test)["verdict"].tolist()
+    table = pd.DataFrame(rows, columns=["model", "features", "test_accuracy"]).assign(deviation=deviation)
+    return with_verdict(table, n_test, n_classifiers=2)["verdict"].tolist()
 
 
 def test_the_verdict_needs_more_than_chance() -> None:
     assert verdicts(95, 90, 10_000) == ["clear", "", ""]  # standard error 0.37
     assert verdicts(95, 90, 100) == ["not clear", "", ""]  # 3.7
     assert verdicts(90, 95, 10_000) == ["worse", "", ""]
+    assert verdicts(95, 90, 10_000, deviation=2.0) == ["not clear", "", ""]  # 0.37 and twice 2 / sqrt(2): 2.03
+    assert verdicts(95, 90, 10_000, deviation=1.0) == ["clear", "", ""]
 
 
 def test_a_single_classifier_has_no_deviation() -> None:

@@ -67,6 +67,15 @@ def test_full_budget_rows_without_label_are_the_presets_alone() -> None:
         assert bool(row.overrides) <= (row.label != Row.label), f"{row.name} has overrides but no label"
 
 
+@pytest.mark.parametrize("line", ['recipe = "fast"', 'model = "fsvae"', 'variant = "code"'])
+def test_what_is_not_the_papers_recipe_needs_a_label(line: str, tmp_path: Path) -> None:
+    (tmp_path / "e.toml").write_text(
+        f'{TOML}\n[[run]]\nname = "b"\ndataset = "mnist"\nepochs = 2\nfeeds = ""\n{line}\n'
+    )
+    with pytest.raises(UserError, match="row 'b' is not a run: \"paper's recipe\" is not what it is: give it a label"):
+        read_experiments(tmp_path / "e.toml")
+
+
 def test_overrides_reach_the_configuration(experiments) -> None:
     assert experiments.rows[0].config().lr == 0.01
     assert experiments.rows[0].config(epochs=2, device="cpu").epochs == 2

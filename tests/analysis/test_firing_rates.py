@@ -1,5 +1,6 @@
 """Histograms of firing rates are distributions, their distances are those of the definitions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,13 +139,20 @@ def subject(folder: Path) -> Subject:
     return load_subjects([saved(folder, "esvae")], device="cpu")[0]
 
 
+def trained_for(epochs: int, folder: Path) -> Subject:
+    folder.mkdir(exist_ok=True)
+    known = subject(folder)
+    return replace(known, run=known.run | {"epochs": epochs})
+
+
 def test_rates_over_epochs_are_read_from_a_run_folder_or_beside_results(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
-    assert find_rate_log(subject(tmp_path), tmp_path / "results") is None
+    released = trained_for(2, tmp_path / "pretrained")
+    assert find_rate_log(released, tmp_path / "results") is None
     file = tmp_path / "results" / "esvae-firing_rates.csv"
     record_epochs(file)
-    assert find_rate_log(subject(tmp_path), tmp_path / "results") == file
-    found = read_rate_log(subject(tmp_path), tmp_path / "results")
+    assert find_rate_log(released, tmp_path / "results") == file
+    found = read_rate_log(released, tmp_path / "results")
     assert found.keys() == set(STAGES) and found["training"].keys() == {1, 2}
     assert found["training"][1] == pytest.approx(np.arange(1, 6) / 15)
     run = tmp_path / "run"
@@ -154,19 +162,28 @@ def test_rates_over_epochs_are_read_from_a_run_folder_or_beside_results(tmp_path
     assert find_rate_log(load_subjects([run], device="cpu")[0]) == run / "firing_rates.csv"
 
 
+def test_the_log_of_another_training_is_not_taken_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    record_epochs(tmp_path / "results" / "esvae-firing_rates.csv")
+    assert find_rate_log(trained_for(2, tmp_path / "elsewhere"), tmp_path / "results") is None
+    with pytest.raises(UserError, match="it ends with epoch 2, the model with 3"):
+        read_rate_log(trained_for(3, tmp_path / "pretrained"), tmp_path / "results")
+
+
 def test_recorded_epochs_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("results").mkdir()
     record_epochs(Path("results/esvae-firing_rates.csv"))
-    result = FiringRates(n_images=4, n_draws=2, n_range_images=1).measure([subject(tmp_path)])
+    result = FiringRates(n_images=4, n_draws=2, n_range_images=1).measure([trained_for(2, tmp_path / "pretrained")])
     titles = [axis.get_title() for axis in result.figures["epochs"].axes]
     assert [title for title in titles if title] == [f"ESVAE, 1 epoch\n{stage}" for stage in STAGES]
 
 
 def test_a_record_of_another_number_of_steps_is_refused(tmp_path: Path) -> None:
-    record_epochs(tmp_path / "esvae-firing_rates.csv", n_steps=2)
+    (tmp_path / "results").mkdir()
+    record_epochs(tmp_path / "results" / "esvae-firing_rates.csv", n_steps=2)
     with pytest.raises(UserError, match=r"esvae-firing_rates\.csv is damaged or of another model"):
-        read_rate_log(subject(tmp_path), tmp_path)
+        read_rate_log(trained_for(2, tmp_path / "pretrained"), tmp_path / "results")
 
 
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def stored(small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_result_on_file_is_shown(stored: LatentRaster, capsys) -> None:
     show(stored, rerun=False)
     shown = capsys.readouterr().out
-    assert "123.5" in shown and "5 of 297 images" in shown and "Image" in shown
+    assert "123.5" in shown and "first 5 images of the test split" in shown and "Image" in shown
     assert "measuring now" not in shown
 
 
@@ -107,7 +107,7 @@ def test_numbers_on_file_are_the_released_models_alone(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
-    number = {"value": 123.5, "protocol": "on file", "feature_network": None}
+    number = {"value": 123.5, "protocol": "on file", "n_images": 5, "split": "test", "feature_network": None}
     stored = {"reconstruction_loss": number, "budget": "released", "dataset": "digits", "baselines": {}, "epochs": 3}
     stored |= {"config": {"variant": "paper"}, "model": {"model": "esvae"}}
     (tmp_path / "results" / "esvae.json").write_text(json.dumps(stored))
