@@ -45,7 +45,7 @@ class Arguments:
     data_dir: Path | None = None
     """where the data sets are or go; $ESVAE_DATA_DIR or ./datasets if None"""
     fad_weights: Path | None = None
-    """FAD's autoencoder; needed for CIFAR-10 and CelebA only, see metrics/fad_data/README.md"""
+    """FAD's autoencoder; needed for CelebA and digits, and for CIFAR-10 to compare with the paper: ours is used else"""
     inception_weights: Path | None = None
     """the Inception network of 2015, for FID and the standard Inception score; downloaded if None"""
     imagenet_inception_weights: Path | None = None

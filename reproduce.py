@@ -4,7 +4,7 @@
     python reproduce.py esvae-cifar10              # one row, to its full budget
     python reproduce.py --minutes 600              # all rows in order, as far as ten hours go
     python reproduce.py esvae-mnist --epochs 2     # a reduced run, labelled reduced everywhere
-    python reproduce.py --evaluate esvae-mnist     # measure the released weights again, after a change to a metric
+    python reproduce.py --evaluate esvae-mnist-fast  # measure the released weights again, after a change to a metric
 
 Each row trains in runs/<name> (going on where it stopped), is evaluated, and leaves results/<name>.json and
 pretrained/<name>.safetensors with its card.

@@ -1,7 +1,7 @@
 """Table III: how well the frozen encoder's firing rates tell the classes apart, beside two controls.
 
     python -m analysis.encoder_classification --checkpoint pretrained/esvae-mnist-fast.safetensors \\
-        --checkpoint pretrained/fsvae-mnist-fast.safetensors
+        --checkpoint pretrained/fsvae-mnist-fast.safetensors --out mine
     python -m analysis.encoder_classification --checkpoint runs/cifar10-esvae-paper-seed42 --epochs 20 --rates draw
 
 Trains a classifier 128-512-256-128-10 on the rates of the training split, prints its accuracy on the test split, and

@@ -1,7 +1,7 @@
 """Fig. 3 and 8 to 11: originals, reconstructions and generated images of several models side by side.
 
     python -m analysis.image_grids --checkpoint pretrained/esvae-mnist-fast.safetensors \\
-        --checkpoint pretrained/fsvae-mnist-fast.safetensors
+        --checkpoint pretrained/fsvae-mnist-fast.safetensors --out mine
 
 The first test images are reconstructed, and as many images are generated; nothing is selected. Writes
 image_grids-<data set>.json, .csv, -reconstruction-images.png, .pdf and -sample-images.png, .pdf.

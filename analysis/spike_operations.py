@@ -1,7 +1,7 @@
 """What reconstruction and generation cost in operations of synapses, layer by layer, and an estimate of the energy.
 
     python -m analysis.spike_operations --checkpoint pretrained/esvae-mnist-fast.safetensors \\
-        --checkpoint pretrained/fsvae-mnist-fast.safetensors
+        --checkpoint pretrained/fsvae-mnist-fast.safetensors --out mine
 
 Prints per image and layer firing rates, accumulates (synaptic operations) and multiply-accumulates, then sums,
 parameters and energy; what counts how is said in analysis/operations.py. Writes results/analysis/spike_operations-

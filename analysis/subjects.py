@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def _load(path: Path, dataset: str | None, device: torch.device, backend: str) -
     model, run = load_model(path, str(device)), read_metadata(path)["run"]
     dataset = dataset_of(path, run, model.config, dataset)
     set_backend(model, backend)
-    label, digest = _label(model.config.model, run), hashlib.sha256(weights).hexdigest()
+    label, digest = model_label(model.config.model, run), hashlib.sha256(weights).hexdigest()
     return Subject(name_of(path), path, model, dataset, label, run, digest)
 
 
@@ -142,8 +142,8 @@ def dataset_of(checkpoint: Path, run: dict[str, Any], config: ModelConfig, asked
     return dataset
 
 
-def _label(model: str, run: dict[str, Any]) -> str:
-    """What is compared and how far it was trained, so that no figure hides it."""
+def model_label(model: str, run: Mapping[str, Any]) -> str:
+    """What is compared and how far it was trained, so that no figure hides it; `run` has `config` and `epochs`."""
     config, epochs = run.get("config") or {}, run.get("epochs")
     name = MODEL_NAMES.get(model, model) + (
         " (variant code)" if config.get("variant") == "code" and model != "ann_vae" else ""

@@ -1,10 +1,10 @@
-"""Turn results/ into the paper's tables, and put them into docs/results.md.
+"""Turn results/ into the paper's tables and lists of what was found, and put them into docs/.
 
     python -m analysis.tables
 
 Writes results/tables/<table>.csv (all digits), .md and .tex, and renews what stands between the markers
-`<!-- begin NAME -->` and `<!-- end NAME -->` of docs/results.md; the words around them are written by hand. It measures
-nothing: `reproduce.py` makes the results. Takes seconds.
+`<!-- begin NAME -->` and `<!-- end NAME -->` of docs/results.md and docs/experiments.md; the words around them are
+written by hand. It measures nothing: `reproduce.py` and the experiments make the results. Takes seconds.
 """
 
 import re
@@ -20,13 +20,14 @@ from analysis.experiments import Places, read_experiments
 from analysis.formats import as_latex
 from analysis.layout import latex_layout, markdown_layout
 from analysis.run_list import run_list
+from analysis.summaries import SUMMARIES, summaries
 from analysis.table1 import HEADINGS, table1
 from analysis.trial_tables import precision_table, recipe_table, switch_table
 from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_atomically
 
-RESULTS, PAGE = Path("results"), Path("docs/results.md")
+RESULTS, PAGE, EXPERIMENTS_PAGE = Path("results"), Path("docs/results.md"), Path("docs/experiments.md")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Arguments:
     results: Path = RESULTS
     """folder of the results; tables go to its folder `tables`"""
     document: Path | None = None
-    """page whose marked sections are renewed; if None docs/results.md, and no page for --results of your own"""
+    """page for the tables of runs and trials; if None those of docs/ are renewed, and none for --results of your own"""
 
 
 def main(argv: list[str]) -> None:
@@ -44,13 +45,22 @@ def main(argv: list[str]) -> None:
     a = parse_arguments(Arguments, argv, __doc__)
     if a.results != RESULTS and not a.results.is_dir():
         raise UserError(f"no folder {a.results}: give one with results of reproduce.py")
-    files, document = make(a.results), a.document or (PAGE if a.results == RESULTS else None)
+    files = make(a.results)
     written = {a.results / "tables" / name: content for name, content in files.items()}
-    if document:
-        written[document] = renewed(_read(document), sections(files), document)
+    for document, names in pages(a, sections(files)).items():
+        written[document] = renewed(_read(document), names, document)
     for path, content in written.items():
         write_atomically(path, content.encode())
         print(path)
+
+
+def pages(a: Arguments, content: Mapping[str, str]) -> dict[Path, dict[str, str]]:
+    """Which of the sections are renewed in which page."""
+    of_experiments = {name: text for name, text in content.items() if name in SUMMARIES}
+    others = {name: text for name, text in content.items() if name not in SUMMARIES}
+    if a.document:
+        return {a.document: others}
+    return {PAGE: others, EXPERIMENTS_PAGE: of_experiments} if a.results == RESULTS else {}
 
 
 def make(results: Path) -> dict[str, str]:
@@ -64,6 +74,7 @@ def make(results: Path) -> dict[str, str]:
     for table in (TABLE2, TABLE3):
         lines = experiment_table(table, experiments, places)
         files |= in_every_format(table.name, lines, table.headings)
+    files |= {f"{name}.md": text for name, text in summaries(results).items()}
     return files | {
         "runs.md": run_list(experiments, places),
         "recipe_search.md": recipe_table(results / "recipe_search.csv"),

@@ -95,7 +95,7 @@ class Config:
     """bf16: on a GPU synapses multiply and spikes are stored in bfloat16, on a CPU only gradients of spikes do;
     auto takes it for a spiking model on a GPU with backend triton, else fp32"""
     cuda_graph: CudaGraph = field(default="auto", metadata=RUNTIME)
-    """record the training step as a CUDA graph and replay it; auto does on a GPU, unless the backend is cupy"""
+    """record the training step as a CUDA graph and replay it; auto does on a GPU but with cupy or --deterministic"""
     deterministic: bool = field(default=False, metadata=RUNTIME)
     """let a GPU compute the same bits in every run, which costs time; a CPU does so anyway"""
     checkpoint_every: float = field(default=10.0, metadata=RUNTIME)
@@ -222,8 +222,8 @@ MODEL_DATASET_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-# `--recipe fast`: told in docs/results.md. Of ESVAE and FSVAE from the trials of `python -m analysis.recipe_search`;
-# TAID's is FSVAE's, from which its readout alone differs; the ANN VAE's is by analogy, without a search.
+# `--recipe fast`: told in docs/results.md. Of ESVAE and FSVAE from trials; those of `python -m analysis.recipe_search`
+# are later. TAID's is FSVAE's, from which its readout alone differs; the ANN VAE's is by analogy, without a search.
 FAST_RECIPES: dict[str, dict[str, Any]] = {
     "esvae": {"batch_size": 16, "lr": 2e-3, "schedule": "cosine", "warmup": 0.1},
     "fsvae": {"batch_size": 32, "lr": 4e-3, "schedule": "cosine", "warmup": 0.1},

@@ -22,6 +22,7 @@ from analysis.output import write_experiment
 from analysis.published import PAPER
 from analysis.release import card
 from analysis.results import is_done, read_result
+from analysis.summaries import NOT_MEASURED, SUMMARIES, summaries
 from analysis.table1 import HEADINGS, table1
 from cli import run_program
 from errors import UserError
@@ -163,7 +164,7 @@ def test_protocols_of_our_numbers_stand_below_the_table(places: Places) -> None:
     assert f"- FAD: a protocol; n = 5,120, test split, {NETWORK}" in text
 
 
-def write_shuffles(places: Places, *subjects: tuple[str, int | None]) -> None:
+def write_shuffles(places: Places, *subjects: tuple[str, int | None], **more: Any) -> None:
     described = [
         {
             "label": f"ESVAE ({name})",
@@ -183,7 +184,23 @@ def write_shuffles(places: Places, *subjects: tuple[str, int | None]) -> None:
     ]
     record = {"dataset": "mnist", "subjects": described, "settings": {}, "protocol": "by shuffling"}
     record["hardware"] = "a laptop"
-    write_experiment(places.results / "analysis", "time_shuffle-mnist", record, pd.DataFrame(rows))
+    write_experiment(places.results / "analysis", "time_shuffle-mnist", record | more, pd.DataFrame(rows))
+
+
+def test_what_an_experiment_found_is_a_line_a_model(places: Places) -> None:
+    assert summaries(places.results)["time_shuffle"] == NOT_MEASURED
+    write_shuffles(places, ("esvae-mnist-1", 300), ("unlisted", 7), n_images=2000)
+    head, _, *lines = summaries(places.results)["time_shuffle"].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *lines)]
+    assert cells[0][:5] == ["data set", "model", "images", "against the original: vanilla", "time-shuffled"]
+    assert cells[1][:5] == ["MNIST", "ESVAE, 300 epochs", "2,000", "0.0100", "0.0200"]
+    assert cells[2][:5] == ["MNIST", "ESVAE, 7 epochs", "2,000", "0.0200", "0.0300"]
+
+
+def test_a_result_that_lacks_what_a_summary_shows_is_one_line(places: Places) -> None:
+    write_shuffles(places, ("esvae-mnist-1", 300))
+    with pytest.raises(UserError, match=r"time_shuffle-mnist\.json or \.csv is damaged \(no 'n_images'\)"):
+        summaries(places.results)
 
 
 def test_table2_takes_the_shuffled_latents_over_seeds(places: Places) -> None:
@@ -263,7 +280,7 @@ def test_the_command_renews_marked_sections_alone(
     assert "No run has a result yet." in text and "### CelebA" in text
     written = {file.name for file in (places.results / "tables").iterdir()}
     assert written == {f"table{k}.{kind}" for k in (1, 2, 3) for kind in ("md", "csv", "tex")} | {
-        f"{name}.md" for name in PAGES
+        f"{name}.md" for name in (*PAGES, *SUMMARIES)
     }
     table = pd.read_csv(io.StringIO((places.results / "tables" / "table1.csv").read_text()))
     assert set(table[table["origin"] == "ours"]["status"]) == {"not run"}
@@ -304,8 +321,10 @@ def test_the_committed_page_and_tables_are_what_the_command_makes(monkeypatch: p
     files = tables.make(Path("results"))
     for name, content in files.items():
         assert (Path("results/tables") / name).read_text() == content, f"{name}: run `python -m analysis.tables`"
-    page = Path("docs/results.md")
-    assert tables.renewed(page.read_text(), tables.sections(files), page) == page.read_text()
+    found = tables.pages(tables.Arguments(), tables.sections(files))
+    assert {page.name for page in found} == {"results.md", "experiments.md"}
+    for page, names in found.items():
+        assert tables.renewed(page.read_text(), names, page) == page.read_text(), page
 
 
 def test_the_committed_cards_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
