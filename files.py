@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import stat
 import tempfile
 import warnings
 from pathlib import Path
@@ -16,15 +17,33 @@ from errors import UserError
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write `content` to `path`: whatever happens, the file has its old content or all of the new.
 
+    A symbolic link stays, and what it names is written. What is there and no file, as /dev/stdout or a pipe with a
+    name, stays too and takes the content as it comes.
+
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path.name))
+        if _is_no_file(path):
+            path.write_bytes(content)
+        else:
+            _replace(Path(os.path.realpath(path)), content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether something is there that is no file; asked of the name as it was given, as no path leads to a pipe."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path.name))
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -32,10 +51,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
         raise
 
 
