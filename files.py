@@ -1,17 +1,22 @@
 """Writing files so that a reader never sees half of one, and reading files that may be anything."""
 
+import contextlib
 import json
 import os
 import pickle
+import secrets
 import stat
-import tempfile
+import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from errors import UserError
+
+HALF_WRITTEN_SECONDS = 3600  # after which nobody is writing a file any more
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -28,7 +33,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         if _is_no_file(path):
             path.write_bytes(content)
         else:
-            _replace(Path(os.path.realpath(path)), content)
+            target = Path(os.path.realpath(path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replaced(target) as temporary:
+                temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
@@ -41,35 +49,44 @@ def _is_no_file(path: Path) -> bool:
         return False
 
 
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path.name))
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A file beside `path` for the block to write, which takes that name once the block is done and has not failed.
+
+    It is complete on disk before, and has the permissions of a new file, whatever the block's writer gave it.
+
+    Raises:
+        OSError: the folder is not there or cannot be written to, or the disk is full.
+    """
+    temporary = path.with_name(f"{temporary_prefix(path.name)}{secrets.token_hex(4)}")
+    temporary.touch(exist_ok=False)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        os.chmod(temporary, mode)
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def temporary_prefix(name: str) -> str:
-    """How the names start under which `write_atomically` writes a file; one stays behind where a process is killed."""
+    """How the names start under which `replaced` has a file written; one stays behind where a process is killed."""
     return f".{name}-"
+
+
+def remove_half_written(folder: Path, stem: str) -> None:
+    """Remove what processes left that were killed while they wrote files whose names start with `stem`."""
+    with contextlib.suppress(OSError):
+        for file in folder.glob(f".{stem}*"):
+            if time.time() - file.stat().st_mtime > HALF_WRITTEN_SECONDS:
+                file.unlink()
 
 
 def write_json(path: str | Path, record: dict[str, Any]) -> None:
     """Write `record` as indented JSON, atomically; errors as `write_atomically`."""
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read_torch_file(path: str | Path) -> Any:

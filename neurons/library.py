@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from ctypes import c_int
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from files import replaced
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "spike_convolution.c"))
 HEADERS = (Path(__file__).with_name("threads.h"),)
@@ -127,17 +128,10 @@ def _build(command: Sequence[str], libraries: Sequence[str], path: Path) -> None
     """Compile to a temporary name first: two processes may build at once, and neither loads half a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".native-", suffix=".so")
+        with replaced(path) as temporary:
+            _run([*command, *map(str, SOURCES), "-o", str(temporary), *libraries])
     except OSError as error:
         raise NativeUnavailable(f"cannot write to {path.parent}: {error.strerror}") from error
-    os.close(descriptor)
-    try:
-        _run([*command, *map(str, SOURCES), "-o", temporary, *libraries])
-        os.replace(temporary, path)
-    except OSError as error:
-        raise NativeUnavailable(f"cannot write to {path.parent}: {error.strerror}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _run(command: list[str]) -> str:

@@ -81,6 +81,18 @@ def test_it_is_built_once_per_machine(cache: Path, monkeypatch: pytest.MonkeyPat
 
 
 @needs_compiler
+def test_the_library_is_complete_on_disk_and_has_the_permissions_of_a_new_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
+    assert native_available()
+    (built,) = cache.glob("*.so")
+    (cache / "plain").touch()
+    assert built.stat().st_mode == (cache / "plain").stat().st_mode and built.stat().st_ino in synced
+
+
+@needs_compiler
 @pytest.mark.parametrize("what", ["_processor", "source"])
 def test_another_processor_or_source_has_its_own_library(
     what: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
