@@ -1,12 +1,9 @@
 """One safetensors file per prepared split, beside the data, used while the source files stay the same."""
 
-import contextlib
 import functools
 import hashlib
 import os
-import secrets
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from data.specs import DatasetSpec, Split
 from errors import UserError
+from files import remove_half_written, replaced
 
 FOLDER = ".esvae-cache"
 
 # Raise this whenever the same source files would give other pixels: cropping, resizing or order have changed.
 FORMAT_VERSION = 1
-HALF_WRITTEN_SECONDS = 3600  # after which nobody is writing a file any more
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def cached(spec: DatasetSpec, split: str, data_dir: Path, source: Source) -> Spl
     """
     stem = f"{spec.name}-{split}-{spec.image_size}-"
     path = data_dir / FOLDER / f"{stem}{_key(source.files)}.safetensors"
-    _tidy(path.parent, stem)
+    remove_half_written(path.parent, stem)
     loaded = _read(path, spec)
     if loaded is None:
         loaded = source.build()
@@ -58,14 +55,6 @@ def _key(files: Iterable[Path]) -> str:
             raise UserError(f"{file} cannot be read ({error.strerror}): restore or remove it") from error
         digest.update(f"\0{file.name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
-
-
-def _tidy(folder: Path, stem: str) -> None:
-    """Remove what processes left that were killed while they wrote."""
-    with contextlib.suppress(OSError):
-        for file in folder.glob(f".{stem}*.tmp"):
-            if time.time() - file.stat().st_mtime > HALF_WRITTEN_SECONDS:
-                file.unlink()
 
 
 def _read(path: Path, spec: DatasetSpec) -> Split | None:
@@ -93,32 +82,17 @@ def _check(loaded: Split, spec: DatasetSpec) -> None:
 
 def _write(path: Path, loaded: Split, stem: str) -> None:
     """Put the split in `path` in one step and drop what was kept of earlier source files."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    tensors = {"images": loaded.images} | ({} if loaded.labels is None else {"labels": loaded.labels})
     try:
         path.parent.mkdir(exist_ok=True)
-        _save_and_sync(loaded, temporary)
-        os.replace(temporary, path)
+        with replaced(path) as temporary:
+            save_file(tensors, temporary)
         for old in path.parent.glob(f"{stem}*.safetensors"):
             if old != path:
                 old.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or _one_line(error)
         _notice_once(f"{path.parent} cannot be written ({reason}); prepared data are not kept for later")
-    finally:
-        with contextlib.suppress(OSError):  # nothing to remove where all went well or nothing was written
-            temporary.unlink()
-
-
-def _save_and_sync(loaded: Split, path: Path) -> None:
-    tensors = {"images": loaded.images}
-    if loaded.labels is not None:
-        tensors["labels"] = loaded.labels
-    path.touch()
-    mode = path.stat().st_mode & 0o777
-    save_file(tensors, path)
-    path.chmod(mode)  # save_file leaves a file for its owner only, whatever the umask allows
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _one_line(error: Exception) -> str:

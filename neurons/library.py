@@ -4,6 +4,7 @@ The library holds instructions of this machine's processor, so its file name is 
 and processor: another machine that shares the folder builds its own.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -13,7 +14,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from ctypes import c_int
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from files import replaced
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "spike_convolution.c"))
 HEADERS = (Path(__file__).with_name("threads.h"),)
@@ -75,12 +77,27 @@ def _openmp_runtime() -> str:
 
 def _built(command: Sequence[str], libraries: Sequence[str]) -> ctypes.CDLL:
     path = _cache_folder() / f"native-{_key([*command, *libraries])}.so"
+    if _is_whole(path):
+        with contextlib.suppress(OSError):  # built for another system with the same processor and compiler
+            return ctypes.CDLL(str(path))
+    _build(command, libraries, path)
+    return _load(path)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the library is as it was built: loading one that was cut short ends the process with SIGBUS."""
     try:
-        library = ctypes.CDLL(str(path))
-    except OSError:  # not built yet, or damaged
-        _build(command, libraries, path)
-        library = _load(path)
-    return library
+        return _checksum(path) == _checksum_file(path).read_bytes()
+    except OSError:  # not built yet
+        return False
+
+
+def _checksum(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).hexdigest().encode()
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def _load(path: Path) -> ctypes.CDLL:
@@ -127,17 +144,11 @@ def _build(command: Sequence[str], libraries: Sequence[str], path: Path) -> None
     """Compile to a temporary name first: two processes may build at once, and neither loads half a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".native-", suffix=".so")
+        with replaced(path) as temporary, replaced(_checksum_file(path)) as checksum:
+            _run([*command, *map(str, SOURCES), "-o", str(temporary), *libraries])
+            checksum.write_bytes(_checksum(temporary))
     except OSError as error:
         raise NativeUnavailable(f"cannot write to {path.parent}: {error.strerror}") from error
-    os.close(descriptor)
-    try:
-        _run([*command, *map(str, SOURCES), "-o", temporary, *libraries])
-        os.replace(temporary, path)
-    except OSError as error:
-        raise NativeUnavailable(f"cannot write to {path.parent}: {error.strerror}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _run(command: list[str]) -> str:

@@ -6,6 +6,7 @@ Neurons are independent, so both passes walk through the batch in chunks small e
 chunk's state stays there for all T steps, and main memory is read and written once per pass.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ def lif_scan(current: Tensor, v: Tensor, constants: LIFConstants) -> tuple[Tenso
 
 def _chunks(current: Tensor) -> list[slice]:
     """Slices of the batch axis that hold about CHUNK_ELEMENTS neurons each."""
-    per_sample = max(1, current[0, 0].numel())
+    per_sample = max(1, math.prod(current.shape[2:]))
     size = max(1, CHUNK_ELEMENTS // per_sample)
     return [slice(start, start + size) for start in range(0, current.shape[1], size)]
 

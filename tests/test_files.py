@@ -2,6 +2,9 @@
 
 import os
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -101,3 +104,54 @@ def test_a_folder_in_place_of_the_file_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         write_atomically(tmp_path / "file", b"content")
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path, there: bool) -> None:
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    folder.mkdir()
+    if there:
+        (folder / "file").write_bytes(b"old")
+    link.symlink_to("folder/file")
+    (tmp_path / "second").symlink_to("link")
+    write_atomically(tmp_path / "second", b"new")
+    assert (tmp_path / "second").is_symlink() and link.is_symlink() and (folder / "file").read_bytes() == b"new"
+    assert names(folder) == ["file"] and names(tmp_path) == ["folder", "link", "second"]
+
+
+def test_a_link_in_a_circle_is_a_users_error(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(UserError, match=f"cannot write {tmp_path / 'link'}: "):
+        write_atomically(tmp_path / "link", b"content")
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_pipe_with_a_name_stays_and_hands_the_content_on(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_atomically(pipe, b"content")
+    reader.join(timeout=10)
+    assert read == [b"content"] and pipe.is_fifo() and names(tmp_path) == ["pipe"]
+
+
+def test_a_device_stays_and_shows_the_content(tmp_path: Path) -> None:
+    """A terminal: its folder takes no other files, so that a defect cannot replace a device of this machine."""
+    ours, theirs = os.openpty()
+    (tmp_path / "link").symlink_to(os.ttyname(theirs))
+    write_atomically(tmp_path / "link", b"content")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "link").is_char_device()
+    assert os.read(ours, 100) == b"content"
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_standard_output_can_be_the_file(tmp_path: Path) -> None:
+    """By a link of the test's own that looks as /dev/stdout does."""
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    code = f"from files import write_json; write_json('{tmp_path}/stdout', {{'a': 1}})"
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, '{\n  "a": 1\n}\n', "")
+    assert (tmp_path / "stdout").is_symlink()

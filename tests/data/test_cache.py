@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from data import Split, load_split, sources
 from data.cache import FOLDER
+from files import temporary_prefix
 
 
 def cache_files(data_dir: Path) -> list[Path]:
@@ -144,7 +145,7 @@ def test_interrupted_write_leaves_no_file(mnist_dir: Path, monkeypatch: pytest.M
 def test_what_a_killed_process_had_begun_to_write_goes_once_nobody_can_be_writing_it(mnist_dir: Path) -> None:
     load_split("mnist", "train", mnist_dir)
     (file,) = cache_files(mnist_dir)
-    old, new = (file.with_name(f".{file.name}.{name}.tmp") for name in ("dead", "beef"))
+    old, new = (file.with_name(f"{temporary_prefix(file.name)}{name}") for name in ("dead", "beef"))
     for half in (old, new):
         half.write_bytes(b"half")
     os.utime(old, (1, 1))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from neurons import LIF, ThresholdDependentBatchNorm, lif_surrogate, reset_state, scan, set_backend
+from neurons.library import native_obstacle
 
 ROUNDING = 1e-5
 THRESHOLD = torch.tensor(0.2)  # float32(0.2), a little above 0.2
@@ -206,6 +207,16 @@ def test_chunks_do_not_change_a_bit_of_the_scan(
     whole = run()
     monkeypatch.setattr(scan, "CHUNK_ELEMENTS", chunk_elements)
     assert all(torch.equal(a, b) for a, b in zip(run(), whole, strict=True))
+
+
+@pytest.mark.parametrize("name", ["scan", "native", "torch"])
+def test_a_batch_of_no_images_has_no_spikes(name: str) -> None:
+    if name == "native" and native_obstacle():
+        pytest.skip(native_obstacle())
+    current = torch.zeros(5, 0, 4, 6, requires_grad=True)
+    spikes = make_lif("paper", name)(current)
+    spikes.sum().backward()
+    assert spikes.shape == current.grad.shape == (5, 0, 4, 6)
 
 
 def test_scan_keeps_channels_last() -> None:

@@ -2,7 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,10 +76,22 @@ def test_where_it_cannot_be_built_auto_takes_scan_and_native_is_an_error(
 def test_it_is_built_once_per_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert native_available() and resolve_backend("auto", CPU) == "native"
     assert describe_backend("auto", CPU).startswith("LIF backend: native")
-    (library,) = cache.iterdir()
+    (library,) = cache.glob("*.so")
     built = library.stat().st_mtime_ns
     forget()
     assert native_available() and library.stat().st_mtime_ns == built
+
+
+@needs_compiler
+def test_the_library_is_complete_on_disk_and_has_the_permissions_of_a_new_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
+    assert native_available()
+    (built,) = cache.glob("*.so")
+    (cache / "plain").touch()
+    assert built.stat().st_mode == (cache / "plain").stat().st_mode and built.stat().st_ino in synced
 
 
 @needs_compiler
@@ -93,19 +107,44 @@ def test_another_processor_or_source_has_its_own_library(
     else:
         monkeypatch.setattr(library, what, lambda: "another processor")
     forget()
-    assert native_available() and len(list(cache.iterdir())) == 2
+    assert native_available() and len(list(cache.glob("*.so"))) == 2
+
+
+DAMAGES = {
+    "another file": lambda _: b"half a file",
+    "cut short": lambda content: content[:4096],
+    "a bit": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+}
 
 
 @needs_compiler
-def test_a_damaged_library_is_built_again(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_library_is_built_again(
+    damage: Callable[[bytes], bytes], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert native_available()
-    (built,) = cache.iterdir()
+    (built,) = cache.glob("*.so")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     forget()
-    damaged = tmp_path / "other" / cache.name / built.name
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"half a file")
-    assert native_available() and damaged.read_bytes() != b"half a file"
+    shutil.copytree(cache, tmp_path / "other" / cache.name)
+    file = tmp_path / "other" / cache.name / built.name
+    damaged = damage(file.read_bytes())
+    file.write_bytes(damaged)
+    assert native_available() and file.read_bytes() != damaged
+
+
+@needs_compiler
+def test_a_library_that_was_cut_short_does_not_kill_the_program(cache: Path) -> None:
+    """With SIGBUS, as loading it does: in a process of its own."""
+    assert native_available()
+    (built,) = cache.glob("*.so")
+    content = built.read_bytes()
+    built.unlink()  # it is loaded here
+    built.write_bytes(content[:4096])
+    code = "from neurons.library import native_obstacle; print(native_obstacle())"
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[2]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "\n")
 
 
 @needs_compiler
