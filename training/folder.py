@@ -2,10 +2,11 @@
 
 import fcntl
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from errors import BusyError, UserError
 from files import temporary_prefix, write_json
@@ -15,6 +16,7 @@ from training.log import IMAGES_FOLDER, METRICS_FILE, RATES_FILE
 from training.state import STATE_FILE
 
 CONFIG_FILE, LOCK_FILE = "config.json", ".lock"
+LOCK_SECONDS = 1.0  # for which a start waits: whoever asks `is_running` holds the lock for a moment
 # What --fresh deletes, the state first: whatever ends the program in between, no run goes on without its log.
 OWN_FILES = (STATE_FILE, METRICS_FILE, RATES_FILE, MODEL_FILE, "evaluation.json")
 PICTURES = tuple(f"{IMAGES_FOLDER}/{name}*.png" for name in ("reconstructions", "samples"))
@@ -101,7 +103,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds it.
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or its file system has no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,14 +112,29 @@ def run_lock(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            _wait_for(lock)
+        except BlockingIOError as error:
             raise BusyError(f"another process is training in {folder}; wait for it, or give a --name") from error
+        except OSError as error:
+            raise UserError(f"cannot lock {folder / LOCK_FILE}: {error.strerror}") from error
         yield
 
 
+def _wait_for(lock: IO) -> None:
+    """Lock an open file for this process alone; BlockingIOError where another holds it for longer than a look."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_SECONDS / 20)
+
+
 def is_running(folder: Path) -> bool:
-    """Whether a process is training in the run folder."""
+    """Whether a process is training in the run folder; False where that cannot be found out."""
     try:
         lock = (folder / LOCK_FILE).open("rb")  # not to be written: one may look at the runs of others
     except OSError:
@@ -125,6 +142,8 @@ def is_running(folder: Path) -> bool:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
     return False
