@@ -82,14 +82,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What config.json holds: `config` and `starts`.
 
     Raises:
-        UserError: not a run folder, or a damaged one.
+        UserError: not a run folder, a damaged one, or one that cannot be read.
     """
     file = folder / CONFIG_FILE
     try:
         record = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; choose another --name") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); --fresh starts the run over") from error
     kinds = {"config": dict, "starts": list}
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):

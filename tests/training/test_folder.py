@@ -245,6 +245,13 @@ def test_a_damaged_record_is_no_obstacle_to_fresh(config: Config) -> None:
     assert previous_starts(config, fresh=True) == []
 
 
+def test_a_sound_record_that_cannot_be_read_is_not_called_damaged(config: Config, no_more_files: Callable) -> None:
+    start_run(config, [], fresh=False)
+    with pytest.raises(UserError) as refused, no_more_files():
+        read_record(config.run_dir)
+    assert str(refused.value) == f"{config.run_dir / 'config.json'} cannot be read: Too many open files"
+
+
 def test_a_folder_has_one_trainer_at_a_time(
     train: Callable, finished: Path, contents: Callable, capsys: pytest.CaptureFixture, results: Callable[..., Any]
 ) -> None:
