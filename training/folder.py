@@ -3,7 +3,7 @@
 import fcntl
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -62,15 +62,24 @@ def start_run(config: Config, starts: list[dict[str, Any]], fresh: bool) -> Path
     """Create the run folder, or empty it if `fresh`, and write config.json: the configuration and all starts.
 
     What a run that was killed had half written goes; the folder must be locked.
+
+    Raises:
+        UserError: a file cannot be removed or written; without its state no run goes on in the folder then.
     """
     folder = config.run_dir
-    for file in filter(_is_half_written, list(folder.glob(".*"))):
-        file.unlink(missing_ok=True)
+    _remove(filter(_is_half_written, list(folder.glob(".*"))))
     if fresh:
-        for file in (*(folder / name for name in OWN_FILES), *(f for p in OWN_PATTERNS for f in folder.glob(p))):
-            file.unlink(missing_ok=True)
+        _remove((*(folder / name for name in OWN_FILES), *(f for p in OWN_PATTERNS for f in folder.glob(p))))
     write_json(folder / CONFIG_FILE, {"config": config.to_dict(), "starts": starts})
     return folder
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot remove {file}: {error.strerror}") from error
 
 
 def _is_half_written(file: Path) -> bool:

@@ -182,6 +182,14 @@ def test_fresh_killed_while_deleting_leaves_no_run_to_go_on(config: Config, monk
     assert previous_starts(config, fresh=True) == []  # and the same command can be given again
 
 
+def test_fresh_tells_what_it_cannot_remove(train: Callable, finished: Path, capsys: pytest.CaptureFixture) -> None:
+    (finished / "firing_rates.csv").unlink()
+    (finished / "firing_rates.csv").mkdir()
+    capsys.readouterr()
+    assert train("--epochs", "1", "--fresh") == 2
+    assert f"cannot remove {finished / 'firing_rates.csv'}: " in errors_line(capsys)
+
+
 def test_a_trained_run_without_its_state_is_not_trained_again_unasked(
     train: Callable, finished: Path, contents: Callable, capsys: pytest.CaptureFixture
 ) -> None:
