@@ -9,6 +9,10 @@ class BusyError(UserError):
     """Another process trains in the run folder."""
 
 
+class DamagedError(UserError):
+    """A file was read and holds something else than it should."""
+
+
 class DivergedError(UserError):
     """Training has left the finite numbers."""
 

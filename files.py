@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one, and reading files that may be anything."""
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from errors import UserError
+from errors import DamagedError, UserError
 
 HALF_WRITTEN_SECONDS = 3600  # after which nobody is writing a file any more
 
@@ -93,13 +94,20 @@ def read_torch_file(path: str | Path) -> Any:
     """What `torch.save` wrote, on the CPU, without unpickling anything but tensors and plain values.
 
     Raises:
-        UserError: damaged, no such file, or with other things in it.
+        DamagedError: damaged, or with other things in it.
+        UserError: a file that cannot be read, or none.
     """
     try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    try:
         with warnings.catch_warnings(action="ignore"):  # about what the error says better
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path} is damaged ({_reason(error)})") from error
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is PyTorch's
+            raise
+        raise DamagedError(f"{path} is damaged ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:

@@ -25,7 +25,7 @@ def read_image_set(path: Path, dataset: str, limit: int | None = None) -> Tensor
         limit: take the first so many images.
 
     Raises:
-        UserError: no such file, damaged, more than one array, or images of another shape, type or range.
+        UserError: no file that can be read, damaged, more than one array, or images of another shape, type or range.
     """
     spec = DATASETS[dataset]
     pixels = _checked(_only_array(path), spec, path)
@@ -45,10 +45,16 @@ def _only_array(path: Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"no file {path}: give an .npz archive of images")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # NumPy leaves a damaged one open
+        opened = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        with opened as file, np.load(file, allow_pickle=False) as archive:  # NumPy leaves a damaged one open
             names = archive.files
             if len(names) == 1:
                 return archive[names[0]]
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path} is damaged or no .npz archive of plain arrays ({type(error).__name__})") from error
     raise UserError(f"{path} holds {len(names)} arrays ({', '.join(names[:5])}): save one, the images")

@@ -28,7 +28,8 @@ def load_split(
     Fashion-MNIST and CIFAR-10 are downloaded where they are missing. Digits come with scikit-learn and use no
     folder.
 
-    Raises UserError for an unknown name, for missing or damaged data and for a limit beyond the split.
+    Raises UserError for an unknown name, for the home of an unknown user as `data_dir`, for missing or damaged data and
+    for a limit beyond the split.
     """
     spec = spec_of(dataset, split)
     loaded = _whole(spec, split, data_dir)
@@ -51,7 +52,11 @@ def is_at_hand(dataset: str, split: str, data_dir: Path | str | None = None) -> 
 
 
 def _folder(data_dir: Path | str | None) -> Path:
-    return Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "datasets").expanduser()
+    folder = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "datasets")
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:  # ~ of a user that there is not
+        raise UserError(f"no folder {folder} ({error}): name the one of the data sets with --data-dir") from error
 
 
 def _whole(spec: DatasetSpec, split: str, data_dir: Path | str | None) -> Split:

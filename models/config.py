@@ -56,8 +56,10 @@ class ModelConfig:
             raise UserError(
                 f"widths must be 1 to {MOST_WIDTHS} numbers from 1 to {LARGEST}, got {str(self.widths)[:80]}"
             )
-        if not self.v_threshold > 0 or not 0 < self.decay < 1:  # SpikingJelly's tau = 1 / (1 - decay) is above 1
-            raise UserError(f"need v_threshold > 0 and 0 < decay < 1, got {self.v_threshold} and {self.decay}")
+        if not self.v_threshold > 0:
+            raise UserError(f"v_threshold must be positive, got {self.v_threshold}")
+        if not 0 < self.decay < 1 or 1 / (1 - self.decay) == 1:  # SpikingJelly's tau, which must be above 1
+            raise UserError(f"decay must be above 0, by more than a rounding, and below 1, got {self.decay}")
         choices = {"lif_surrogate": SURROGATES, "sampler_surrogate": SURROGATES, "distance": ("mmd", "kl")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -1,7 +1,9 @@
 """Literal forms of the paper's equations, written for reading only; the tests compare the project with them."""
 
 import os
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,22 @@ def signal_from_outside_ends_the_tests() -> Iterator[None]:
         patch.setattr(os, "kill", noted_kill)
         patch.setattr(StopRequest, "note", checked_note)
         yield
+
+
+@contextmanager
+def _no_more_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def no_more_files() -> Callable[[], AbstractContextManager[None]]:
+    """Context in which the process may open no more files."""
+    return _no_more_files
 
 
 @pytest.fixture(params=VARIANTS)

@@ -111,8 +111,8 @@ class Config:
             raise UserError("--batch-size must be at least 2: batch statistics and the MMD need a batch")
         if self.train_images is not None and self.train_images < self.batch_size:
             raise UserError(f"--train-images {self.train_images} is less than one batch of {self.batch_size}")
-        if not 0 < self.decay < 1:
-            raise UserError(f"--decay must be above 0 and below 1, got {self.decay}")
+        if not 0 < self.decay < 1 or 1 / (1 - self.decay) == 1:
+            raise UserError(f"--decay must be above 0, by more than a rounding, and below 1, got {self.decay}")
         if self.name == "":
             raise UserError("--name must not be empty; leave it out for the default")
         for name in ("lr", "bottleneck_lr_factor", "v_threshold"):

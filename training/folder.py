@@ -2,10 +2,11 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from errors import BusyError, UserError
 from files import temporary_prefix, write_json
@@ -15,6 +16,7 @@ from training.log import IMAGES_FOLDER, METRICS_FILE, RATES_FILE
 from training.state import STATE_FILE
 
 CONFIG_FILE, LOCK_FILE = "config.json", ".lock"
+LOCK_SECONDS = 1.0  # for which a start waits: whoever asks `is_running` holds the lock for a moment
 # What --fresh deletes, the state first: whatever ends the program in between, no run goes on without its log.
 OWN_FILES = (STATE_FILE, METRICS_FILE, RATES_FILE, MODEL_FILE, "evaluation.json")
 PICTURES = tuple(f"{IMAGES_FOLDER}/{name}*.png" for name in ("reconstructions", "samples"))
@@ -60,15 +62,24 @@ def start_run(config: Config, starts: list[dict[str, Any]], fresh: bool) -> Path
     """Create the run folder, or empty it if `fresh`, and write config.json: the configuration and all starts.
 
     What a run that was killed had half written goes; the folder must be locked.
+
+    Raises:
+        UserError: a file cannot be removed or written; without its state no run goes on in the folder then.
     """
     folder = config.run_dir
-    for file in filter(_is_half_written, list(folder.glob(".*"))):
-        file.unlink(missing_ok=True)
+    _remove(filter(_is_half_written, list(folder.glob(".*"))))
     if fresh:
-        for file in (*(folder / name for name in OWN_FILES), *(f for p in OWN_PATTERNS for f in folder.glob(p))):
-            file.unlink(missing_ok=True)
+        _remove((*(folder / name for name in OWN_FILES), *(f for p in OWN_PATTERNS for f in folder.glob(p))))
     write_json(folder / CONFIG_FILE, {"config": config.to_dict(), "starts": starts})
     return folder
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot remove {file}: {error.strerror}") from error
 
 
 def _is_half_written(file: Path) -> bool:
@@ -80,14 +91,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What config.json holds: `config` and `starts`.
 
     Raises:
-        UserError: not a run folder, or a damaged one.
+        UserError: not a run folder, a damaged one, or one that cannot be read.
     """
     file = folder / CONFIG_FILE
     try:
         record = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; choose another --name") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); --fresh starts the run over") from error
     kinds = {"config": dict, "starts": list}
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
@@ -101,7 +114,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds it.
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or its file system has no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,14 +123,29 @@ def run_lock(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            _wait_for(lock)
+        except BlockingIOError as error:
             raise BusyError(f"another process is training in {folder}; wait for it, or give a --name") from error
+        except OSError as error:
+            raise UserError(f"cannot lock {folder / LOCK_FILE}: {error.strerror}") from error
         yield
 
 
+def _wait_for(lock: IO) -> None:
+    """Lock an open file for this process alone; BlockingIOError where another holds it for longer than a look."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_SECONDS / 20)
+
+
 def is_running(folder: Path) -> bool:
-    """Whether a process is training in the run folder."""
+    """Whether a process is training in the run folder; False where that cannot be found out."""
     try:
         lock = (folder / LOCK_FILE).open("rb")  # not to be written: one may look at the runs of others
     except OSError:
@@ -125,6 +153,8 @@ def is_running(folder: Path) -> bool:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
     return False

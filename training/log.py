@@ -20,11 +20,13 @@ IMAGES_FOLDER = "images"
 
 
 def check_log(folder: Path) -> None:
-    """UserError where the logs that a run would go on with are no text or have lost their first line."""
+    """UserError where the logs that a run would go on with cannot be read, are no text or lost their first line."""
     for path in (folder / METRICS_FILE, folder / RATES_FILE):
         try:
             is_log = not path.exists() or path.read_text().startswith("epoch,")
-        except (OSError, ValueError):
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        except ValueError:
             is_log = False
         if not is_log:
             raise UserError(f"{path} is damaged: restore or remove it, or --fresh starts the run over")

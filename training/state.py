@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from errors import UserError
+from errors import DamagedError, UserError
 from files import read_torch_file, write_atomically
 
 FORMAT = "spiking-vae-run-1"
@@ -63,12 +63,12 @@ def load_state(path: Path) -> RunState:
     """Read a state written by `save_state`, to the CPU, without unpickling anything but tensors and plain values.
 
     Raises:
-        UserError: damaged or not ours.
+        UserError: damaged, not ours, or not to be read.
     """
     # To the CPU: generators and AdamW's step counts belong there, and `load_state_dict` moves the rest.
     try:
         values = read_torch_file(path)
-    except UserError as error:
+    except DamagedError as error:
         raise UserError(f"{error}; --fresh starts the run over") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT or not _is_complete(values):
         raise UserError(f"{path} is not a run state of this project; --fresh starts the run over")

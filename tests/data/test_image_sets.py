@@ -1,5 +1,6 @@
 """Images from a file: what is read, and what is refused in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,19 @@ def test_a_file_must_be_there(tmp_path: Path) -> None:
 def test_a_limit_outside_the_file_is_refused(tmp_path: Path, limit: int) -> None:
     with pytest.raises(UserError, match=f"--n-images {limit}: must be at least 1 and at most 2"):
         read_image_set(save(tmp_path, x=pixels(2, 32, 32)), "mnist", limit=limit)
+
+
+def test_a_sound_file_that_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, no_more_files: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save(tmp_path, x=pixels(2, 32, 32))
+    with pytest.raises(UserError) as refused, no_more_files():
+        read_image_set(file, "mnist")
+    assert str(refused.value) == f"{file} cannot be read: Too many open files"
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(MemoryError):
+        read_image_set(file, "mnist")

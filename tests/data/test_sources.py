@@ -130,6 +130,13 @@ def test_cifar_file_with_wrong_checksum_is_named(tmp_path: Path, monkeypatch: py
     assert str(folder) in message and "checksum: data_batch_1, " in message
 
 
+def test_the_home_of_an_unknown_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = "no folder ~nosuchuser/x (Could not determine home directory.): name the one of the data sets with"
+    assert expected in message_of("mnist", "test", "~nosuchuser/x")
+    monkeypatch.setenv("ESVAE_DATA_DIR", "~nosuchuser/x")
+    assert expected in message_of("mnist", "test")
+
+
 def test_data_dir_comes_from_the_environment(mnist_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESVAE_DATA_DIR", str(mnist_dir))
     assert len(load_split("mnist", "test").images) == 5

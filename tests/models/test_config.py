@@ -20,6 +20,7 @@ from models import MODELS, ModelConfig, build_model
         ("decay", 1.0),
         ("decay", 0.0),
         ("decay", -0.1),
+        ("decay", 1e-17),
         ("lif_surrogate", "sigmoid"),
         ("sampler_surrogate", "sigmoid"),
     ],
@@ -49,7 +50,7 @@ def test_a_field_that_an_older_file_lacks_takes_its_default() -> None:
     assert ModelConfig.from_dict(values) == ModelConfig(latent_dim=3)
 
 
-@pytest.mark.parametrize("values", [{"decay": 1e-6}, {"decay": 0.999}, {"v_threshold": 1}])
+@pytest.mark.parametrize("values", [{"decay": 1e-16}, {"decay": 1 - 1e-16}, {"decay": 0.999}, {"v_threshold": 1}])
 def test_every_leak_and_threshold_that_the_config_allows_builds(values: dict[str, float]) -> None:
     build_model(ModelConfig(widths=(8, 16), latent_dim=3, **values))
 

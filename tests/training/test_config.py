@@ -216,6 +216,8 @@ def test_a_value_of_another_kind_is_refused_by_name(flags: str) -> None:
         ({"latent_dim": 0}, "--latent-dim"),
         ({"n_steps": -1}, "--n-steps"),
         ({"train_images": 255}, "--train-images 255"),
+        ({"decay": 1.0}, "--decay"),
+        ({"decay": 1e-17}, "--decay"),
         ({"lr": 0.0}, "--lr"),
         ({"lr": float("nan")}, "--lr"),
         ({"lr": float("inf")}, "--lr"),

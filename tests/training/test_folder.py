@@ -1,8 +1,11 @@
 """A run folder holds one run: another one is refused, --fresh replaces it, and foreign files stay."""
 
 import csv
+import errno
+import fcntl
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from errors import UserError
+from errors import BusyError, UserError
 from training.config import Config
 from training.folder import is_running, previous_starts, read_record, run_lock, start_run
 
@@ -179,6 +182,14 @@ def test_fresh_killed_while_deleting_leaves_no_run_to_go_on(config: Config, monk
     assert previous_starts(config, fresh=True) == []  # and the same command can be given again
 
 
+def test_fresh_tells_what_it_cannot_remove(train: Callable, finished: Path, capsys: pytest.CaptureFixture) -> None:
+    (finished / "firing_rates.csv").unlink()
+    (finished / "firing_rates.csv").mkdir()
+    capsys.readouterr()
+    assert train("--epochs", "1", "--fresh") == 2
+    assert f"cannot remove {finished / 'firing_rates.csv'}: " in errors_line(capsys)
+
+
 def test_a_trained_run_without_its_state_is_not_trained_again_unasked(
     train: Callable, finished: Path, contents: Callable, capsys: pytest.CaptureFixture
 ) -> None:
@@ -242,6 +253,13 @@ def test_a_damaged_record_is_no_obstacle_to_fresh(config: Config) -> None:
     assert previous_starts(config, fresh=True) == []
 
 
+def test_a_sound_record_that_cannot_be_read_is_not_called_damaged(config: Config, no_more_files: Callable) -> None:
+    start_run(config, [], fresh=False)
+    with pytest.raises(UserError) as refused, no_more_files():
+        read_record(config.run_dir)
+    assert str(refused.value) == f"{config.run_dir / 'config.json'} cannot be read: Too many open files"
+
+
 def test_a_folder_has_one_trainer_at_a_time(
     train: Callable, finished: Path, contents: Callable, capsys: pytest.CaptureFixture, results: Callable[..., Any]
 ) -> None:
@@ -259,3 +277,29 @@ def test_a_folder_has_one_trainer_at_a_time(
 def test_asking_whether_a_run_is_going_on_creates_nothing(tmp_path: Path) -> None:
     assert not is_running(tmp_path / "absent")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_told_and_no_run_looks_busy(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_run(config, [], fresh=False)
+    (config.run_dir / ".lock").touch()
+
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    with pytest.raises(UserError, match=r"cannot lock .*: No locks available") as refused, run_lock(config.run_dir):
+        pass
+    assert not isinstance(refused.value, BusyError)
+    assert not is_running(config.run_dir)
+
+
+def test_a_look_at_a_folder_does_not_keep_a_run_from_starting(config: Config) -> None:
+    start_run(config, [], fresh=False)
+    (config.run_dir / ".lock").touch()
+    with (config.run_dir / ".lock").open("rb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.2, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        with run_lock(config.run_dir):
+            assert is_running(config.run_dir)

@@ -1,5 +1,6 @@
 """Rows, histograms and pictures of a run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from data import load_split, to_unit_range
 from errors import UserError
 from models import load_model
-from training.log import CsvLog, RunLog, interleave_rows, rate_histogram, save_grid
+from training.log import CsvLog, RunLog, check_log, interleave_rows, rate_histogram, save_grid
 
 DIGITS = Path(__file__).parents[2] / "pretrained" / "esvae-digits.safetensors"
 
@@ -47,6 +48,13 @@ def test_rows_that_are_too_late_or_torn_are_dropped(
 def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         CsvLog(tmp_path / "absent" / "log.csv", 0).append({"epoch": 1})
+
+
+def test_a_sound_log_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, no_more_files: Callable) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,loss\n")
+    with pytest.raises(UserError) as refused, no_more_files():
+        check_log(tmp_path)
+    assert str(refused.value) == f"{tmp_path / 'metrics.csv'} cannot be read: Too many open files"
 
 
 def test_rate_histogram_counts_units_by_their_spikes() -> None:

@@ -151,3 +151,25 @@ def test_a_state_that_does_not_fit_ends_the_program_and_changes_nothing(
     line, *more = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {run_dir / 'last.pt'} ") and "--fresh starts the run over" in line and not more
     assert contents(run_dir) == before
+
+
+def test_a_sound_state_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, no_more_files: Callable) -> None:
+    file = tmp_path / "last.pt"
+    file.write_bytes(saved(complete()))
+    with pytest.raises(UserError) as refused, no_more_files():
+        load_state(file)
+    assert str(refused.value) == f"{file} cannot be read: Too many open files"
+    assert load_state(file).epoch == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_state_for_which_there_is_no_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    (tmp_path / "last.pt").write_bytes(saved(complete()))
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        load_state(tmp_path / "last.pt")
