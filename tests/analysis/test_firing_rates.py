@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from analysis.command import experiment_main
-from analysis.firing_rates import PANELS, STAGES, FiringRates, measure_rates
+from analysis.firing_rates import PANELS, STAGES, FiringRates, measure_rates, sampling_range
 from analysis.output import read_experiment
 from analysis.rate_histograms import RangeSum, intersection, rate_histograms, stage_rates, wasserstein
 from analysis.rate_log import find_rate_log, read_rate_log
@@ -91,6 +91,17 @@ def test_the_sampling_range_is_that_of_the_binomial(rng: torch.Generator) -> Non
     found.add(z)
     assert found.mean().rate_variance == pytest.approx((rates * (1 - rates) / 16).mean().item(), rel=0.03)
     assert found.mean().varying_units == 0.5
+
+
+def test_an_esvae_samples_as_widely_as_the_binomial_of_its_encoders_rates(small_models: dict[str, Path]) -> None:
+    (esvae,) = load_subjects([small_models["esvae"]], device="cpu")
+    images = load_split("digits", "test", limit=3).images
+    with torch.no_grad():
+        rates = esvae.model.encode(to_unit_range(images)).mean(0)
+    expected = (rates * (1 - rates) / esvae.model.config.n_steps).mean().item()
+    found = sampling_range(esvae, images, n_draws=2000, seed=0)
+    assert expected > 0.005 and found.rate_variance == pytest.approx(expected, rel=0.05)
+    assert found.varying_units == pytest.approx(((rates > 0) & (rates < 1)).double().mean().item())
 
 
 def test_distinct_draws_are_counted() -> None:

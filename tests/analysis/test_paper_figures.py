@@ -2,18 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.container import BarContainer
 from torch import Tensor
 
 from analysis.command import Experiment, experiment_main
+from analysis.drawing import subject_colors
 from analysis.image_grids import ImageGrids
 from analysis.latent_raster import LatentRaster, extremes, latents
 from analysis.noise_robustness import NoiseRobustness
 from analysis.output import read_experiment, write_experiment
 from analysis.published import PAPER
-from analysis.subjects import load_subjects
+from analysis.subjects import Subject, load_subjects
 from analysis.time_shuffle import TimeShuffle, paper_rows
 from cli import run_program
 from data import load_split, to_unit_range
@@ -150,6 +155,107 @@ def test_the_raster_shows_a_posterior_draw_and_a_prior_draw() -> None:
     for stage, z in expected.items():
         assert table.loc[stage, "firing_rate"] == pytest.approx(z.double().mean().item())
     assert table.loc["training", "firing_rate"] != table.loc["generation", "firing_rate"]
+
+
+@pytest.fixture
+def subjects(small_models: dict[str, Path]) -> list[Subject]:
+    return load_subjects([small_models["esvae"], small_models["fsvae"]], device="cpu")
+
+
+def test_the_noise_figure_has_a_solid_and_a_dashed_curve_of_each_model(subjects: list[Subject]) -> None:
+    result = NoiseRobustness(n_images=5, probabilities=(0.1, 0.3, 0.5)).measure(subjects)
+    (axis,) = result.figures[""].axes
+    drawn = {
+        (line.get_color(), line.get_linestyle()): line.get_xydata() for line in axis.lines if len(line.get_xdata())
+    }
+    expected = {
+        (color, dashes): result.table[result.table["model"] == label][["a", loss]].to_numpy()
+        for label, color in subject_colors(subjects).items()
+        for dashes, loss in (("-", "loss_vs_original"), ("--", "loss_vs_vanilla"))
+    }
+    assert drawn.keys() == expected.keys()
+    for curve, points in expected.items():
+        np.testing.assert_array_equal(drawn[curve], points)
+    (legend,) = result.figures[""].legends
+    named = {text.get_text(): line for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+    assert {name: to_rgb(line.get_color()) for name, line in named.items()}.items() >= subject_colors(subjects).items()
+    dashes = {name: line.get_linestyle() for name, line in named.items() if name not in subject_colors(subjects)}
+    assert dashes == {"against the original image": "-", "against the vanilla reconstruction": "--"}
+
+
+def test_the_shuffle_figure_has_a_bar_of_each_model_and_latent(subjects: list[Subject]) -> None:
+    result = TimeShuffle(n_images=5, n_shuffles=2).measure(subjects)
+    axes, latents_shown = result.figures[""].axes, ["vanilla", "time-\nshuffled", "length-\nshuffled", "redrawn"]
+    assert [axis.get_title() for axis in axes] == ["against the original image", "against the vanilla reconstruction"]
+    for axis, loss in zip(axes, ("loss_vs_original", "loss_vs_vanilla"), strict=True):
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == latents_shown
+        groups = [drawn for drawn in axis.containers if isinstance(drawn, BarContainer)]
+        for bars, (label, color) in zip(groups, subject_colors(subjects).items(), strict=True):
+            rows = result.table[result.table["model"] == label]
+            assert bars.get_label() == label and to_rgb(bars[0].get_facecolor()) == color
+            assert bars.datavalues.tolist() == [bar.get_height() for bar in bars] == rows[loss].tolist()
+            assert [round(bar.get_x() + bar.get_width() / 2) for bar in bars] == [0, 1, 2, 3]
+            (errors,) = bars.errorbar.lines[2]
+            spans = [np.ptp(segment[:, 1]) for segment in errors.get_segments() if len(segment)]
+            np.testing.assert_allclose(spans, 2 * rows[f"{loss}_std"].dropna())
+    (legend,) = result.figures[""].legends
+    assert [text.get_text() for text in legend.get_texts()] == [s.label for s in subjects]
+
+
+def test_the_raster_has_the_spikes_of_each_model_and_stage_under_its_title(subjects: list[Subject]) -> None:
+    figure = LatentRaster(n_images=5).measure(subjects).figures[""]
+    panels = [(subject, stage) for subject in subjects for stage in ("training", "generation")]
+    image, colors = load_split("digits", "test", limit=1).images, subject_colors(subjects)
+    for axis, (subject, stage) in zip(figure.axes, panels, strict=True):
+        assert axis.get_title() == f"{subject.label}: {stage}"
+        (z,) = latents(subject, image, stage, seed=0)
+        (drawn,) = axis.images
+        assert drawn.get_array().tolist() == z[:, 0].tolist()
+        assert to_rgb(drawn.to_rgba(1.0)) == pytest.approx(colors[subject.label])
+
+
+def shown(axis: Axes, n_rows: int, n_columns: int) -> np.ndarray:
+    """Images [rows, columns, 32, 32] in [0, 1] of a panel, which frames and enlarges them."""
+    (picture,) = axis.images
+    grid, scale = picture.get_array()[..., 0], 2
+    cells = grid[::scale, ::scale][2:, 2:].reshape(n_rows, 34, n_columns, 34)[:, :32, :, :32]
+    return np.moveaxis(cells, 2, 1)
+
+
+def test_the_image_grids_have_the_images_of_each_model_beside_its_name(subjects: list[Subject]) -> None:
+    figures = ImageGrids(n_columns=3, n_rows=1).measure(subjects).figures
+    x = to_unit_range(load_split("digits", "test", limit=3).images)
+    with torch.no_grad():
+        reconstructions = {s.label: s.model(x, generator=s.generator(0)).reconstruction for s in subjects}
+        samples = {s.label: s.model.sample(3, s.generator(0)) for s in subjects}
+    for name, rows in (("reconstruction", {"original": x} | reconstructions), ("sample", samples)):
+        (axis,) = figures[f"{name}-images"].axes
+        assert [tick.get_text().replace("\n", " ") for tick in axis.get_yticklabels()] == list(rows)
+        expected = torch.stack([*rows.values()])[:, :, 0]
+        np.testing.assert_allclose(shown(axis, len(rows), 3), (expected + 1) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "latents_shown"),
+    [
+        (TimeShuffle(n_images=5), ["time-shuffled", "length-shuffled"]),
+        (NoiseRobustness(n_images=5, probabilities=(0.0, 1.0)), ["time-shuffled", "a = 0", "a = 1"]),
+    ],
+)
+def test_the_altered_images_are_panels_of_each_model(
+    experiment: Experiment, latents_shown: list[str], subjects: list[Subject]
+) -> None:
+    axes = experiment.measure(subjects).figures["images"].axes
+    assert [axis.get_title().replace("\n", " ") for axis in axes] == [s.label for s in subjects]
+    images = load_split("digits", "test", limit=4).images
+    for axis in axes:
+        rows = [tick.get_text() for tick in axis.get_yticklabels()]
+        assert rows == ["original", "vanilla", *latents_shown]
+        n_columns = (axis.images[0].get_array().shape[1] // 2 - 2) // 34
+        found = dict(zip(rows, shown(axis, len(rows), n_columns), strict=True))
+        np.testing.assert_allclose(found["original"][:4], images[:, 0] / 255, atol=1e-6)
+        if "a = 0" in found:
+            np.testing.assert_array_equal(found["a = 0"], found["vanilla"])
 
 
 def trains(*counts: int, steps: int = 4) -> Tensor:

@@ -15,10 +15,11 @@ from analysis.comparison import comparison
 from analysis.evaluation import Evaluation, evaluate
 from analysis.experiments import Places, Row
 from analysis.published import paper_table1
-from analysis.release import HALF_PRECISION_TOLERANCE, budget, card, release, remeasure, training_figures
+from analysis.release import budget, card, release, remeasure, training_figures
 from analysis.reproduction import reproduce
 from cli import run_program
 from errors import UserError
+from models import load_model, read_metadata, save_model
 from neurons.library import native_available
 from training.config import Config
 from training.folder import run_lock
@@ -79,22 +80,20 @@ def test_a_card_has_fad_beside_real_images(places: Places) -> None:
     assert "| fad | 12.346 (official" in card(result(places) | {"fad": measured | {"training_images": None}})
 
 
-def test_released_weights_are_in_half_precision_where_the_number_survives(places: Places) -> None:
-    exact, _ = evaluate(Evaluation(places.runs / "tiny", device="cpu"))
-    change = abs(result(places)["reconstruction_loss"]["value"] / exact["reconstruction_loss"]["value"] - 1)
-    survives = change <= HALF_PRECISION_TOLERANCE and change > 0
-    assert (torch.float16 in stored_types(places)) == survives
-
-
-def test_released_weights_are_as_trained_where_half_precision_moves_the_number(
+def test_released_weights_are_in_half_precision_where_the_number_survives(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.release.HALF_PRECISION_TOLERANCE", -1.0)  # no change is small enough
+    folder, half = places.runs / "tiny", tmp_path / "half.safetensors"
     elsewhere = Places(places.runs, tmp_path / "results", tmp_path / "pretrained")
-    released = release(ROW, places.runs / "tiny", elsewhere, device="cpu")
-    assert stored_types(elsewhere) == {torch.float32}
-    exact, _ = evaluate(Evaluation(places.runs / "tiny", device="cpu"))
-    assert released["reconstruction_loss"] == exact["reconstruction_loss"]
+    save_model(load_model(folder), half, read_metadata(folder)["run"], torch.float16)
+    ours, exact = (evaluate(Evaluation(file, device="cpu"))[0]["reconstruction_loss"] for file in (half, folder))
+    change = abs(ours["value"] / exact["value"] - 1)
+    assert change > 0
+    for tolerance, dtype, expected in ((1.1 * change, torch.float16, ours), (0.9 * change, torch.float32, exact)):
+        monkeypatch.setattr("analysis.release.HALF_PRECISION_TOLERANCE", tolerance)
+        released = release(ROW, folder, elsewhere, device="cpu")
+        assert stored_types(elsewhere) == {dtype}
+        assert released["reconstruction_loss"] == expected
 
 
 def test_pictures_lie_beside_the_result(places: Places) -> None:
