@@ -40,7 +40,10 @@ def load_split(
 
 
 def is_at_hand(dataset: str, split: str, data_dir: Path | str | None = None) -> bool:
-    """Whether `load_split` would find the split's files without a download."""
+    """Whether `load_split` would find the split's files without a download.
+
+    Raises UserError for an unknown name, and for the home of an unknown user as `data_dir`.
+    """
     spec = spec_of(dataset, split)
     if spec.name == "celeba":
         try:
@@ -48,7 +51,7 @@ def is_at_hand(dataset: str, split: str, data_dir: Path | str | None = None) -> 
         except UserError:
             return False
         return True
-    return spec.name == "digits" or sources.is_at_hand(spec, split, _folder(data_dir))
+    return spec.name == "digits" or sources.is_at_hand(spec, _folder(data_dir))
 
 
 def _folder(data_dir: Path | str | None) -> Path:

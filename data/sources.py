@@ -59,16 +59,20 @@ def find(spec: DatasetSpec, split: str, data_dir: Path) -> Source:
     Where all files are there the network is not touched. Raises UserError where some are missing and cannot
     be downloaded.
     """
-    needed = [path for name in spec.splits for path in _files(spec.name, name, data_dir)]
-    if any(not path.is_file() for path in needed):
-        _download(spec.name, needed, data_dir)
+    if not is_at_hand(spec, data_dir):
+        _download(spec, data_dir)
     files = _files(spec.name, split, data_dir)
     return Source(files, functools.partial(_build, spec, split, data_dir))
 
 
-def is_at_hand(spec: DatasetSpec, split: str, data_dir: Path) -> bool:
-    """Whether the files of one split are under `data_dir`."""
-    return all(path.is_file() for path in _files(spec.name, split, data_dir))
+def is_at_hand(spec: DatasetSpec, data_dir: Path) -> bool:
+    """Whether the files of all splits, which torchvision would download together, are under `data_dir`."""
+    return not _missing(spec, data_dir)
+
+
+def _missing(spec: DatasetSpec, data_dir: Path) -> list[Path]:
+    needed = (path for split in spec.splits for path in _files(spec.name, split, data_dir))
+    return [path for path in dict.fromkeys(needed) if not path.is_file()]
 
 
 def _torchvision_class(dataset: str) -> Any:
@@ -88,22 +92,21 @@ def _files(dataset: str, split: str, data_dir: Path) -> tuple[Path, ...]:
     return folder / f"{prefix}-images-idx3-ubyte", folder / f"{prefix}-labels-idx1-ubyte"
 
 
-def _download(dataset: str, needed: list[Path], data_dir: Path) -> None:
+def _download(spec: DatasetSpec, data_dir: Path) -> None:
     reason = "its files did not appear"
     # Of the folders that lead to the files, innermost first: one that is new here should not stay behind empty.
-    absent = [folder for folder in (needed[0].parent, *needed[0].parent.parents) if not folder.exists()]
+    absent = [folder for folder in _files(spec.name, "train", data_dir)[0].parents if not folder.exists()]
     try:
-        _torchvision_class(dataset)(str(data_dir), download=True)
+        _torchvision_class(spec.name)(str(data_dir), download=True)
     except _TORCHVISION_ERRORS as error:
         reason = _reason(error)
-    missing = list(dict.fromkeys(path for path in needed if not path.is_file()))
-    if missing:
+    if missing := _missing(spec, data_dir):
         for folder in absent:
             with suppress(OSError):  # it has something in it, or never came to be
                 folder.rmdir()
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(
-            f"{dataset}: {missing[0].name}{more} not found in {missing[0].parent} and the download failed "
+            f"{spec.name}: {missing[0].name}{more} not found in {missing[0].parent} and the download failed "
             f"({reason}): put the files there, or name the folder that holds the data sets with --data-dir"
         )
 

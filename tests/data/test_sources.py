@@ -150,9 +150,15 @@ def test_data_dir_is_datasets_by_default(mnist_dir: Path, monkeypatch: pytest.Mo
     assert len(load_split("mnist", "test").images) == 5
 
 
-def test_a_split_is_at_hand_where_loading_it_needs_no_network(mnist_dir: Path, tmp_path: Path) -> None:
+def test_a_split_is_at_hand_where_loading_it_needs_no_network(
+    mnist_dir: Path, tmp_path: Path, no_network: None
+) -> None:
     assert is_at_hand("mnist", "test", mnist_dir)
     (mnist_dir / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
-    assert is_at_hand("mnist", "train", mnist_dir) and not is_at_hand("mnist", "test", mnist_dir)
+    for split in ("train", "test"):
+        assert "no network in tests" in message_of("mnist", split, mnist_dir)
+        assert not is_at_hand("mnist", split, mnist_dir)
     assert is_at_hand("digits", "test", tmp_path / "absent")
     assert not any(is_at_hand(name, "test", tmp_path / "absent") for name in ("cifar10", "celeba"))
+    with pytest.raises(UserError, match="unknown data set 'minst'"):
+        is_at_hand("minst", "test", tmp_path)
