@@ -67,12 +67,19 @@ def _library() -> ctypes.CDLL:
 
 
 def _openmp_runtime() -> str:
-    """The OpenMP library that PyTorch has loaded, whose threads the C code then shares; empty where none is found."""
+    """The OpenMP library that PyTorch has loaded, whose threads the C code then shares; empty where none is found.
+
+    Other packages may have loaded one of their own: PyTorch's lies in its folder or in the one beside it.
+    """
     try:
-        paths = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+        lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:  # not Linux
         return ""
-    return next((path for path in paths if re.match(r"lib[gi]?omp\d*[-.]", Path(path).name)), "")
+    paths = [fields[5] for line in lines if len(fields := line.split(None, 5)) == 6]  # a path may have spaces
+    found = [path for path in paths if re.match(r"lib[gi]?omp\d*[-.]", Path(path).name)]
+    folder = Path(torch.__file__).parent
+    own = {folder, folder.with_name("torch.libs")}
+    return max(found, key=lambda path: not own.isdisjoint(Path(path).parents), default="")
 
 
 def _built(command: Sequence[str], libraries: Sequence[str]) -> ctypes.CDLL:
@@ -109,7 +116,10 @@ def _load(path: Path) -> ctypes.CDLL:
 
 def _compiler() -> list[str]:
     """$CC, which may hold options, or the first C compiler found."""
-    chosen = shlex.split(os.environ.get("CC", ""))
+    try:
+        chosen = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise NativeUnavailable(f"$CC is {os.environ['CC']!r}, which is no command ({error})") from error
     for name in chosen[:1] or COMPILERS:
         if found := shutil.which(name):
             return [found, *chosen[1:]]

@@ -263,7 +263,10 @@ def backend_of(module: nn.Module) -> str | None:
 
 
 def _check_spikingjelly_version() -> None:
-    version = metadata.version("spikingjelly")
+    try:
+        version = metadata.version("spikingjelly")
+    except metadata.PackageNotFoundError:
+        version = "of an unknown version"
     if version != SPIKINGJELLY_VERSION:
         raise UserError(
             f"spikingjelly {version} is installed, but this project needs {SPIKINGJELLY_VERSION} (the release with "

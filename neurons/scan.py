@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from neurons.precision import full_precision
 
@@ -152,6 +153,7 @@ class _LIFScan(torch.autograd.Function):
         return spikes, v_last
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_v_last: Tensor | None):
         (membrane,) = ctx.saved_tensors
         grad_current, grad_v = _backward(membrane, grad_spikes, grad_v_last, ctx.constants)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 1 << 17  # values worked on at a time, so that temporaries stay in the cache
 ROW_PIXELS = 64  # pixels put side by side in one row: long rows let per-channel arithmetic run at full width
@@ -113,6 +114,7 @@ class _BatchNorm(torch.autograd.Function):
         return y.unflatten(0, x.shape[:2]), mean, inverse_std
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, *_: Tensor):
         x, gain, mean, inverse_std = ctx.saved_tensors
         grad_x, grad_gain, grad_bias = _batch_norm_backward(grad_y, x, gain, mean, inverse_std)

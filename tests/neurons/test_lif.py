@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib import metadata
 
 import pytest
 import torch
@@ -449,6 +450,17 @@ def test_bfloat16_currents_meet_a_float32_membrane_in_the_scan(variant: str, rng
 def test_another_spikingjelly_release_is_refused_with_the_command_that_mends_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("neurons.lif.metadata.version", lambda _: "2.0.0")
-    with pytest.raises(UserError, match=re.escape("pip install spikingjelly==0.0.0.0.14")):
-        make_lif("paper", "scan")
+    def unknown(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    for version in (lambda _: "2.0.0", unknown):
+        monkeypatch.setattr("neurons.lif.metadata.version", version)
+        with pytest.raises(UserError, match=re.escape("pip install spikingjelly==0.0.0.0.14")):
+            make_lif("paper", "scan")
+
+
+def test_a_second_derivative_is_refused_in_words() -> None:
+    lif, current = make_lif("paper", "scan"), torch.randn(3, 2, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(lif(current).square().sum(), current, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

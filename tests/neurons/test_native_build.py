@@ -39,6 +39,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def set_failure(kind: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "no compiler":
         monkeypatch.setenv("PATH", "")
+    elif kind == "unfinished CC":
+        monkeypatch.setenv("CC", "'")
     elif kind == "unknown CC":
         monkeypatch.setenv("CC", "no-such-compiler -O2")
     elif kind == "failing build":
@@ -49,6 +51,7 @@ def set_failure(kind: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 FAILURES = {
     "no compiler": "there is no C compiler",
+    "unfinished CC": r"which is no command \(No closing quotation\)",
     "unknown CC": r"\$CC is 'no-such-compiler', which is not a program",
     "failing build": "no-such-flag",
     "no cache folder": "cannot write to ",
@@ -156,6 +159,19 @@ def test_it_shares_pytorchs_threads_or_starts_its_own_and_computes_the_same(monk
     monkeypatch.setattr(library, "_openmp_runtime", lambda: "")
     own = channel_statistics(x)
     assert all(torch.equal(a, b) for a, b in zip(shared, own, strict=True))
+
+
+def test_the_openmp_library_is_pytorchs_whoever_loaded_one_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(torch.__file__).parent
+    ours = {folder / "lib" / "libgomp-1.so.1", folder.with_name("torch.libs") / "a b" / "libgomp-1.so.1"}
+    others = [folder.with_name(name) / "libgomp-2.so.1" for name in ("scikit_learn.libs", "torchvision.libs")]
+    lines = [f"7f00-7f01 r-xp 00000000 00:00 0 {path}" for path in others]
+    for own in ours:
+        maps = "\n".join(["7e00-7e01 rw-p 00000000 00:00 0", *lines, f"7f02-7f03 r-xp 0 00:00 0   {own}"])
+        monkeypatch.setattr(Path, "read_text", lambda _, maps=maps: maps)
+        assert library._openmp_runtime() == str(own)
+    monkeypatch.setattr(Path, "read_text", lambda _: "")
+    assert library._openmp_runtime() == ""
 
 
 @needs_compiler
