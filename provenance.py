@@ -13,6 +13,7 @@ import torch
 WRITTEN = ("results", "pretrained")  # folders of what programs write: a row's result makes no other row's code differ
 PACKAGES = ("torch", "torchvision", "spikingjelly", "numpy")
 THEN = " then "
+GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by git where it runs a hook
 
 
 def provenance(device: torch.device | str) -> dict[str, Any]:
@@ -52,11 +53,10 @@ def git_commit() -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers, None where it has no answer."""
+    """What git answers of this folder, whatever repository the environment names; None where it has no answer."""
+    options = {"cwd": Path(__file__).parent, "env": {k: v for k, v in os.environ.items() if k not in GIT_PLACES}}
     try:
-        answer = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, **options)
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()

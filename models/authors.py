@@ -74,7 +74,8 @@ def infer_config(tensors: dict[str, Tensor], path: Path) -> ModelConfig:
     try:
         return _infer(tensors)
     except (KeyError, IndexError, StopIteration) as error:
-        raise UserError(f"{path} is not a published {known}: no tensor {error}") from error
+        missing = f"no tensor {error}" if str(error) else "none of the tensors that tell them apart"
+        raise UserError(f"{path} is not a published {known}: {missing}") from error
     except (TypeError, ZeroDivisionError) as error:
         raise UserError(f"{path} is not a published {known}: tensors of other shapes ({error})") from error
 

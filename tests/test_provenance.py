@@ -49,6 +49,15 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pyte
     assert module_in(tmp_path).git_commit() is None
 
 
+def test_the_commit_is_of_this_folder_whatever_repository_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = provenance.git_commit()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert provenance.git_commit() == here
+
+
 def test_hardware_tells_the_kind_of_device() -> None:
     here = provenance.hardware(torch.device("cpu"))
     assert provenance.device_types(here) == {"cpu"}

@@ -76,4 +76,7 @@ def load_state(path: Path) -> RunState:
 
 
 def _is_complete(values: dict[str, Any]) -> bool:
-    return values.keys() == KINDS.keys() and all(type(values[name]) in KINDS[name] for name in KINDS)
+    if values.keys() != KINDS.keys() or not all(type(values[name]) in KINDS[name] for name in KINDS):
+        return False
+    is_counted = values["epoch"] >= 0 and values["step"] >= 0
+    return is_counted and all(type(total) in (int, float) for total in values["sums"].values())

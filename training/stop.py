@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and a time limit ask a run to stop; it does so between two batches, with its state saved."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +38,14 @@ class StopRequest:
 
 @contextmanager
 def stop_request(deadline: float = float("inf")) -> Iterator[StopRequest]:
-    """Collect SIGINT and SIGTERM into a StopRequest; a second Ctrl-C interrupts at once."""
+    """Collect SIGINT and SIGTERM into a StopRequest; a second Ctrl-C interrupts at once.
+
+    Python hands signals to the main thread: in another one the deadline alone can ask.
+    """
     request = StopRequest(deadline)
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     previous = {number: signal.signal(number, request.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request

@@ -31,6 +31,8 @@ TRAIN_CASES = [
     Case("state: a model", GO_ON, "last.pt is damaged", s.swap("runs/finished/last.pt", "model.safetensors")),
     Case("state: of another version", GO_ON, "not a run state of this project", s.state(format="spiking-vae-run-2")),
     Case("state: an epoch in words", GO_ON, "not a run state of this project", s.state(epoch="many")),
+    Case("state: an epoch before the first", GO_ON, "not a run state of this project", s.state(epoch=-1)),
+    Case("state: sums in words", GO_ON, "not a run state of this project", s.state(step=1, sums={"loss": "low"})),
     Case("state: seconds in words", GO_ON, "not a run state of this project", s.state(seconds="1")),
     Case("state: beyond the epoch", GO_ON, "does not fit this run (step 99 of 2)", s.state(step=99)),
     Case("state: no sums in an epoch", GO_ON, "does not fit this run (step 1 of 2)", s.state(step=1)),

@@ -42,6 +42,17 @@ def test_nothing_is_switched_where_it_is_not_asked_for(variable: pytest.MonkeyPa
         assert switches() == before and VARIABLE not in os.environ
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_callers_warnings_stay_warnings(enabled: bool, variable: pytest.MonkeyPatch) -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with reproducible_kernels(enabled):
+            assert torch.is_deterministic_algorithms_warn_only_enabled() != enabled
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_the_users_workspace_is_kept(variable: pytest.MonkeyPatch) -> None:
     variable.setenv(VARIABLE, ":16:8")
     with reproducible_kernels(True):

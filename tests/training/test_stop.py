@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -69,3 +70,17 @@ def test_fit_gives_the_handlers_back(
         monkeypatch.setattr(loop, "evaluate_reconstruction", lambda *_, **__: float("nan"))
     assert train("--epochs", "1") == {"finished": 0, "stopped": 143, "failed": 2}[end]
     assert handlers() == before and during[0] != before
+
+
+def test_outside_the_main_thread_the_deadline_alone_asks() -> None:
+    found = []
+
+    def wait() -> None:
+        with stop_request(deadline=-1.0) as request:
+            found.append((bool(request), request.signal_number))
+
+    before = handlers()
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+    assert found == [(True, 0)] and handlers() == before
