@@ -20,6 +20,7 @@ from errors import UserError
 from training.config import Config, preset
 from training.device import keep_freed_memory, resolve_device
 from training.loop import fit
+from training.run import model_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     config = arguments.config
     if arguments.dry_run:
-        resolve_device(config.device)
+        model_of(config, resolve_device(config.device))  # refuses what training would
         print(f"would train in {config.run_dir}:")
         print("\n".join(f"  {name} = {value}" for name, value in config.to_dict().items()))
         return

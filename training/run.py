@@ -47,21 +47,34 @@ class Run:
 
 
 def prepare(config: Config) -> Run:
-    """Data, model and optimizer of a run that has not started; writes nothing to the run folder."""
+    """Data, model and optimizer of a run that has not started; writes nothing to the run folder.
+
+    Raises:
+        UserError: data that are not to be had, fewer images than a batch, or as `model_of`.
+    """
     device = resolve_device(config.device)
     train = load_split(config.dataset, "train", config.data_dir, limit=config.train_images, device=device)
     if len(train.images) < config.batch_size:
         raise UserError(f"--batch-size {config.batch_size} is more than the {len(train.images)} training images")
     test = load_split(config.dataset, "test", config.data_dir, device=device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = build_model(config.model_config())
-    runtime = set_runtime(model.to(device), config, device)
+    model, runtime = model_of(config, device)
     optimizer, noise = make_optimizer(model, config), stream(config, device, NOISE)
     if runtime.records and config.rates_change:
         rates_as_tensors(optimizer, device)
     learning = model, optimizer, noise, runtime, make_training_step(config.batch_size, runtime)
     return Run(config, config.run_dir, device, train.images, test.images, *learning)
+
+
+def model_of(config: Config, device: torch.device) -> tuple[nn.Module, Runtime]:
+    """The run's model as it is initialised, on the device, and how it will compute there.
+
+    Raises:
+        UserError: sizes that no model has, or a backend, precision or graph that is not to be had on the device.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build_model(config.model_config()).to(device)
+    return model, set_runtime(model, config, device)
 
 
 def resume(run: Run) -> bool:

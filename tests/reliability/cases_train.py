@@ -19,6 +19,12 @@ TRAIN_CASES = [
         "--precision bf16 on a CPU",
     ),
     Case("bf16 for an ANN", f"{RUN} --name new --model ann_vae --precision bf16", "is for spiking models"),
+    Case("a latent that no model has, dry", f"{RUN} --name new --dry-run --latent-dim 5000", "at most 4096"),
+    Case(
+        "a precision for others, dry",
+        "train --dataset digits --dry-run --model ann_vae --device cpu --precision bf16",
+        "bf16",
+    ),
     Case("no such device, dry", f"{RUN} --name new --dry-run --device tpu", "unknown device 'tpu'"),
     Case("a CUDA graph on a CPU", f"{RUN} --name new --cuda-graph on", "--cuda-graph on needs an NVIDIA GPU"),
     Case(
