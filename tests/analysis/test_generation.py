@@ -1,0 +1,68 @@
+"""Which network, protocol, split and number of samples stands behind the name of a metric."""
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from analysis import generation
+from analysis.generation import FID_PROTOCOLS, NO_FILES, prepare_metrics
+from metrics.inception import FidMetric
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """What is loaded and measured, in place of doing so."""
+    asked: dict[str, list[Any]] = {"networks": [], "autoencoders": [], "splits": []}
+
+    def load(weights: Any, device: Any) -> nn.Module:
+        asked["networks"].append(weights)
+        return nn.Identity()
+
+    def load_autoencoder(dataset: str, weights: Any, device: Any) -> nn.Module:
+        asked["autoencoders"].append(dataset)
+        return nn.Identity()
+
+    def prepare(network: Any, dataset: str, protocol: str, split: str, n_wanted: int, data_dir: Any) -> FidMetric:
+        asked["splits"].append((dataset, protocol, split))
+        return FidMetric(network, protocol, (None, None), split, n_wanted)
+
+    monkeypatch.setattr(generation, "load_inception", load)
+    monkeypatch.setattr(generation, "load_feature_network", load_autoencoder)
+    monkeypatch.setattr(generation.FidMetric, "prepare", prepare)
+    monkeypatch.setattr(generation.FadMetric, "prepare", lambda network, protocol, data_dir: (network, protocol))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fid", ("paper", "test", 5_000)),
+        ("fid_10k_test", ("standard", "test", 10_000)),
+        ("fid_50k_test", ("standard", "test", 50_000)),
+        ("fid_10k_train", ("standard", "train", 10_000)),
+        ("fid_50k_train", ("standard", "train", 50_000)),
+    ],
+)
+def test_a_fid_is_of_its_protocol_split_and_number(name: str, expected: tuple, asked: dict[str, list[Any]]) -> None:
+    prepared, left_out = prepare_metrics([name], "cifar10", NO_FILES)
+    metric = prepared[name]
+    assert (metric.protocol, metric.split, metric.n_wanted) == expected and not left_out
+    assert asked["splits"] == [("cifar10", *expected[:2])]
+
+
+def test_the_papers_fid_of_celeba_is_against_the_validation_split(asked: dict[str, list[Any]]) -> None:
+    prepared, _ = prepare_metrics(["fid", "fid_10k_test"], "celeba", NO_FILES)
+    assert (prepared["fid"].split, prepared["fid_10k_test"].split) == ("validation", "test")
+
+
+def test_metrics_share_their_network_and_the_split_that_it_has_seen(asked: dict[str, list[Any]]) -> None:
+    prepared, _ = prepare_metrics([*FID_PROTOCOLS, "fad", "fad_eval"], "mnist", NO_FILES)
+    assert (len(asked["networks"]), asked["autoencoders"]) == (1, ["mnist"])
+    assert sorted(asked["splits"]) == [
+        ("mnist", "paper", "test"),
+        ("mnist", "standard", "test"),
+        ("mnist", "standard", "train"),
+    ]
+    assert (prepared["fid_10k_test"].n_wanted, prepared["fid_50k_test"].n_wanted) == (10_000, 50_000)
+    assert (prepared["fad"][1], prepared["fad_eval"][1]) == ("official", "eval")
