@@ -60,7 +60,7 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
     with run_lock(run.folder), stop_request(deadline) as request, reproducible_kernels(config.deterministic):
         starts = previous_starts(config, fresh)  # again, as the state: a process that was ending may have saved since
         if not fresh and resume(run):
-            print("the state is of another kind of device: noise goes on with another stream", flush=True)
+            print("the state is of another kind of device: noise and orders go on with other streams", flush=True)
         start_run(config, [*starts, _start(run)], fresh)
         if backend_of(run.model):
             print(describe_backend(config.backend, run.device), flush=True)
@@ -160,7 +160,7 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
 
 def _progress(run: Run) -> Iterator[Tensor]:
     """The rest of the epoch's batches, behind a bar that is quiet when nobody watches."""
-    # The order of an epoch depends on seed and epoch alone, so that a resumed run finds its place in it.
+    # The order of an epoch depends on seed, epoch and kind of device alone: a resumed run finds its place in it.
     batches = training_batches(
         run.train_images,
         run.config.batch_size,
