@@ -417,6 +417,8 @@ def test_a_run_goes_on_where_it_was_moved_from_a_gpu(train: Callable, run_dir: P
         assert train("--epochs", "2") == 0
         ends.append(torch.load(run_dir / "last.pt", weights_only=True))
     stayed, first, second = ends
-    assert capsys.readouterr().out.count("noise goes on with another stream") == 2  # once for each that was moved
+    assert (
+        capsys.readouterr().out.count("noise and orders go on with other streams") == 2
+    )  # once for each that was moved
     assert all(first["model"][name].equal(second["model"][name]) for name in first["model"])
     assert first["noise"].equal(second["noise"]) and not first["noise"].equal(stayed["noise"])
