@@ -53,8 +53,8 @@ def _only_array(path: Path) -> np.ndarray:
             names = archive.files
             if len(names) == 1:
                 return archive[names[0]]
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise UserError(f"{path} holds, or claims to, more than fits in memory") from error
     except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path} is damaged or no .npz archive of plain arrays ({type(error).__name__})") from error
     raise UserError(f"{path} holds {len(names)} arrays ({', '.join(names[:5])}): save one, the images")

@@ -145,5 +145,5 @@ def test_a_sound_file_that_cannot_be_read_is_not_called_damaged(
         raise MemoryError
 
     monkeypatch.setattr(np, "load", fail)
-    with pytest.raises(MemoryError):
+    with pytest.raises(UserError, match=r"set\.npz holds, or claims to, more than fits in memory"):
         read_image_set(file, "mnist")
