@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,12 @@ LOCK_SECONDS = 1.0  # for which a start waits: whoever asks `is_running` holds t
 # What --fresh deletes, the state first: whatever ends the program in between, no run goes on without its log.
 OWN_FILES = (STATE_FILE, METRICS_FILE, RATES_FILE, MODEL_FILE, "evaluation.json")
 PICTURES = tuple(f"{IMAGES_FOLDER}/{name}*.png" for name in ("reconstructions", "samples"))
-OWN_PATTERNS = (*PICTURES, "evaluation-*.png", "events.out.tfevents.*")
+EVALUATION_PICTURES = "evaluation-*.png"
+OWN_PATTERNS = (*PICTURES, EVALUATION_PICTURES, "events.out.tfevents.*")
+# Those that are written atomically, hence under another name first.
+HALF_WRITTEN = tuple(
+    f"{temporary_prefix(Path(name).name)}*" for name in (*OWN_FILES, CONFIG_FILE, *PICTURES, EVALUATION_PICTURES)
+)
 
 
 def previous_starts(config: Config, fresh: bool) -> list[dict[str, Any]]:
@@ -67,7 +73,7 @@ def start_run(config: Config, starts: list[dict[str, Any]], fresh: bool) -> Path
         UserError: a file cannot be removed or written; without its state no run goes on in the folder then.
     """
     folder = config.run_dir
-    _remove(filter(_is_half_written, list(folder.glob(".*"))))
+    _remove([file for place in (folder, folder / IMAGES_FOLDER) for file in place.glob(".*") if _is_half_written(file)])
     if fresh:
         _remove((*(folder / name for name in OWN_FILES), *(f for p in OWN_PATTERNS for f in folder.glob(p))))
     write_json(folder / CONFIG_FILE, {"config": config.to_dict(), "starts": starts})
@@ -84,7 +90,7 @@ def _remove(files: Iterable[Path]) -> None:
 
 def _is_half_written(file: Path) -> bool:
     """Whether a process that was killed left this of a file of ours."""
-    return any(file.name.startswith(temporary_prefix(name)) for name in (*OWN_FILES, CONFIG_FILE))
+    return any(fnmatchcase(file.name, pattern) for pattern in HALF_WRITTEN)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

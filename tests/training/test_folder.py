@@ -182,6 +182,22 @@ def test_fresh_killed_while_deleting_leaves_no_run_to_go_on(config: Config, monk
     assert previous_starts(config, fresh=True) == []  # and the same command can be given again
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_killed_processes_had_half_written_goes(config: Config, fresh: bool) -> None:
+    start_run(config, [], fresh=False)
+    half_written = (
+        *(".last.pt-x", ".model.safetensors-x", ".config.json-x", ".evaluation.json-x", ".evaluation-samples.png-x"),
+        *("images/.samples.png-x", "images/.reconstructions-0010.png-x"),
+    )
+    foreign = (".notes.txt-x", "images/.mine.png-x")
+    (config.run_dir / "images").mkdir()
+    for name in (*half_written, *foreign):
+        (config.run_dir / name).write_text("half")
+    start_run(config, [], fresh)
+    assert not [name for name in half_written if (config.run_dir / name).exists()]
+    assert all((config.run_dir / name).exists() for name in foreign)
+
+
 def test_fresh_tells_what_it_cannot_remove(train: Callable, finished: Path, capsys: pytest.CaptureFixture) -> None:
     (finished / "firing_rates.csv").unlink()
     (finished / "firing_rates.csv").mkdir()
