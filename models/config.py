@@ -9,7 +9,8 @@ from errors import UserError
 
 SurrogateKind = Literal["paper", "code"]
 SURROGATES = get_args(SurrogateKind)
-LARGEST, MOST_WIDTHS = 4096, 10  # far above use: what a foreign file says must not fill the memory
+LARGEST_SIZE, MOST_WIDTHS = 4096, 10  # far above use: what a foreign file says must not fill the memory
+LARGEST = 1e6  # of factors and weights: far above use, far below what overflows float32
 WIDTHS = {32: (32, 64, 128, 256), 64: (32, 64, 128, 256, 512)}
 
 
@@ -32,6 +33,9 @@ class ModelConfig:
         mmd_weight: lambda of Eq. 11; for FSVAE and TAID the weight of the PSP-MMD.
         n_candidates: k, outputs per latent unit of FSVAE's and TAID's posterior and prior.
         distance: between FSVAE's and TAID's posterior and prior, `mmd` or `kl`.
+
+    Raises:
+        UserError: a value out of range, by the name of its field, which is the first word.
     """
 
     model: str = "esvae"
@@ -50,20 +54,25 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_channels", "latent_dim", "n_steps", "n_candidates"):
-            if not 1 <= getattr(self, name) <= LARGEST:
-                raise UserError(f"{name} must be at least 1 and at most {LARGEST}, got {getattr(self, name)}")
-        if not 1 <= len(self.widths) <= MOST_WIDTHS or min(self.widths) < 1 or max(self.widths) > LARGEST:
-            raise UserError(
-                f"widths must be 1 to {MOST_WIDTHS} numbers from 1 to {LARGEST}, got {str(self.widths)[:80]}"
-            )
-        if not self.v_threshold > 0:
-            raise UserError(f"v_threshold must be positive, got {self.v_threshold}")
-        if not 0 < self.decay < 1 or 1 / (1 - self.decay) == 1:  # SpikingJelly's tau, which must be above 1
-            raise UserError(f"decay must be above 0, by more than a rounding, and below 1, got {self.decay}")
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+            self._check(name, getattr(self, name) <= LARGEST_SIZE, f"at most {LARGEST_SIZE}")
+        sizes = 1 <= len(self.widths) <= MOST_WIDTHS and all(1 <= width <= LARGEST_SIZE for width in self.widths)
+        self._check("widths", sizes, f"1 to {MOST_WIDTHS} numbers from 1 to {LARGEST_SIZE}")
+        self._check("v_threshold", self.v_threshold > 0, "positive")
+        # SpikingJelly's tau = 1 / (1 - decay) must be above 1.
+        leaks = 0 < self.decay < 1 and 1 / (1 - self.decay) > 1
+        self._check("decay", leaks, "above 0, by more than a rounding, and below 1")
+        self._check("mmd_weight", self.mmd_weight >= 0, "at least 0")
+        for name in ("v_threshold", "mmd_weight"):
+            self._check(name, getattr(self, name) <= LARGEST, f"at most {LARGEST:g}")
         choices = {"lif_surrogate": SURROGATES, "sampler_surrogate": SURROGATES, "distance": ("mmd", "kl")}
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+            self._check(name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+
+    def _check(self, name: str, fits: bool, wanted: str) -> None:
+        """UserError, whose first word is the field, where its value does not fit."""
+        if not fits:
+            raise UserError(f"{name} must be {wanted}, got {str(getattr(self, name))[:80]}")
 
     @property
     def image_size(self) -> int:

@@ -10,6 +10,7 @@ import tyro
 from data import DATASETS
 from errors import UserError
 from models import WIDTHS, ModelConfig
+from models.config import LARGEST
 from models.registry import model_type
 from training.schedule import Schedule
 
@@ -22,13 +23,16 @@ PrecisionChoice = Literal["auto", Precision]
 CudaGraph = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "fast"]
 
-LARGEST = 1e6  # of rates and weights: far above use, far below what overflows float32
 RUNTIME = {"runtime": True}  # marks fields that may change when a run goes on
 
 
 @dataclass(frozen=True)
 class Config:
-    """A training run. Fields not marked as runtime are its identity: a resumed run must have the same."""
+    """A training run. Fields not marked as runtime are its identity: a resumed run must have the same.
+
+    Raises:
+        UserError: a value out of range, by its flag.
+    """
 
     dataset: Dataset = "cifar10"
     """images to train on; `digits` needs no download"""
@@ -104,30 +108,33 @@ class Config:
     """write TensorBoard events beside metrics.csv"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "latent_dim", "n_steps", "n_candidates"):
+        for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
         if self.batch_size < 2:
             raise UserError("--batch-size must be at least 2: batch statistics and the MMD need a batch")
         if self.train_images is not None and self.train_images < self.batch_size:
             raise UserError(f"--train-images {self.train_images} is less than one batch of {self.batch_size}")
-        if not 0 < self.decay < 1 or 1 / (1 - self.decay) == 1:
-            raise UserError(f"--decay must be above 0, by more than a rounding, and below 1, got {self.decay}")
         if self.name == "":
             raise UserError("--name must not be empty; leave it out for the default")
-        for name in ("lr", "bottleneck_lr_factor", "v_threshold"):
+        for name in ("lr", "bottleneck_lr_factor"):
             if not getattr(self, name) > 0:
-                raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "mmd_weight", "seed", "checkpoint_every"):
+                raise UserError(f"{_flag(name)} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "seed", "checkpoint_every"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+                raise UserError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"--warmup is a share of the run, at least 0 and below 1, got {self.warmup}")
-        for name in ("lr", "bottleneck_lr_factor", "weight_decay", "mmd_weight", "v_threshold"):
+        for name in ("lr", "bottleneck_lr_factor", "weight_decay"):
             if getattr(self, name) > LARGEST:
-                raise UserError(f"--{name.replace('_', '-')} must be at most {LARGEST:g}, got {getattr(self, name)}")
+                raise UserError(f"{_flag(name)} must be at most {LARGEST:g}, got {getattr(self, name)}")
         if self.seed >= 2**32:  # the order of an epoch has a seed a million times larger, and torch a limit
             raise UserError(f"--seed must be below 2**32, got {self.seed}")
+        try:
+            self.model_config()
+        except UserError as error:
+            field_name, _, problem = str(error).partition(" ")
+            raise UserError(f"{_flag(field_name)} {problem}") from error
 
     @property
     def run_dir(self) -> Path:
@@ -168,6 +175,10 @@ class Config:
     def rates_change(self) -> bool:
         """Whether learning rates change during the run."""
         return self.schedule != "constant" or self.warmup > 0
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def scheduled_epochs(stored: Mapping[str, Any], trained: int) -> int:
