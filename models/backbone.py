@@ -84,7 +84,10 @@ def conv_up(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
 
 
 class Encoder(nn.Module):
-    """Images [N, C, H, W] in [-1, 1] -> spikes x_e [T, N, D]. Direct input: the image is the current at every step."""
+    """Images [N, C, H, W] in [-1, 1] -> spikes x_e [T, N, D]. Direct input: the image is the current at every step.
+
+    Raises UserError for images of another size than the model's.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -52,11 +52,19 @@ class ESVAE(Model):
         self.to(memory_format=torch.channels_last)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> encoder spikes x_e, 0 or 1, [T, N, D]."""
+        """Images [N, C, H, W] in [-1, 1] -> encoder spikes x_e, 0 or 1, [T, N, D].
+
+        Raises:
+            UserError: images of another size than the model's.
+        """
         return self.encoder(x)
 
     def firing_rate(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> posterior rates r_p in {0, 1/T, ..., 1}, [N, D] (Eq. 5)."""
+        """Images [N, C, H, W] in [-1, 1] -> posterior rates r_p in {0, 1/T, ..., 1}, [N, D] (Eq. 5).
+
+        Raises:
+            UserError: images of another size than the model's.
+        """
         return self.encode(x).mean(0)
 
     def prior_rate(self, normal: Tensor) -> Tensor:
@@ -94,6 +102,9 @@ class ESVAE(Model):
             generator: source of the noise that is not given.
             uniform: noise of the sampler in [0, 1), [T, N, D].
             normal: noise of the prior, [N, D].
+
+        Raises:
+            UserError: images of another size than the model's.
         """
         posterior_rate = self.firing_rate(x)
         prior_rate = self.prior_rate(self._normal(len(x), generator) if normal is None else normal)

@@ -90,11 +90,19 @@ class FSVAE(Model):
         self.draws_always = True
 
     def encode(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> encoder spikes x_e, 0 or 1, [T, N, D]."""
+        """Images [N, C, H, W] in [-1, 1] -> encoder spikes x_e, 0 or 1, [T, N, D].
+
+        Raises:
+            UserError: images of another size than the model's.
+        """
         return self.encoder(x)
 
     def firing_rate(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> mean over T of x_e, [N, D]."""
+        """Images [N, C, H, W] in [-1, 1] -> mean over T of x_e, [N, D].
+
+        Raises:
+            UserError: images of another size than the model's.
+        """
         return self.encode(x).mean(0)
 
     def posterior(self, x_spikes: Tensor, z: Tensor) -> Tensor:
@@ -130,6 +138,9 @@ class FSVAE(Model):
         z is first drawn step by step without a gradient, to be fed back; one pass over all steps then gives q,
         and the same picks choose the z that is decoded. In evaluation mode the two are equal; in training mode
         batch statistics over more steps make them differ in places, as in the released program.
+
+        Raises:
+            UserError: images of another size than the model's.
         """
         x_spikes = self.encode(x)
         index = self._pick(len(x), x.device, generator)

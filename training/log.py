@@ -44,7 +44,11 @@ class CsvLog:
             self._truncate(last_epoch)
 
     def append(self, row: dict[str, object]) -> None:
-        """Write one row; the first row's keys are the header."""
+        """Write one row; the first row's keys are the header.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         is_new = not self.path.exists()
         try:
             with self.path.open("a", newline="") as file:
@@ -73,7 +77,11 @@ def rate_histogram(z: Tensor) -> list[int]:
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
-    """Images [N, C, H, W] in [-1, 1] as one PNG."""
+    """Images [N, C, H, W] in [-1, 1] as one PNG.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     content = io.BytesIO()
     grid = make_grid(images, nrow=columns, value_range=(-1, 1), normalize=True, pad_value=1.0)
     save_image(grid, content, format="png")
@@ -102,7 +110,11 @@ class RunLog:
         self.writer = _tensorboard_writer(folder, last_epoch) if tensorboard else None
 
     def epoch(self, row: dict[str, float]) -> None:
-        """Log one epoch's numbers and print the headline."""
+        """Log one epoch's numbers and print the headline.
+
+        Raises:
+            UserError: metrics.csv cannot be written.
+        """
         self.metrics.append(row)
         distances = "".join(f"  {n} {row[f'train_{n}']:.4f}" for n in ("mmd", "kl") if f"train_{n}" in row)
         print(
@@ -121,6 +133,9 @@ class RunLog:
         """Draw grids with fixed noise, and count how often latent units fire; what the model can do of both.
 
         `before_batch` is called before each batch that is counted, and may raise to give up.
+
+        Raises:
+            UserError: a picture or firing_rates.csv cannot be written.
         """
         generator = torch.Generator(images.device).manual_seed(self.SEED)
         shown = to_unit_range(images[: self.N_SHOWN])
