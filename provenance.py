@@ -12,6 +12,7 @@ import torch
 
 WRITTEN = ("results", "pretrained")  # folders of what programs write: a row's result makes no other row's code differ
 PACKAGES = ("torch", "torchvision", "spikingjelly", "numpy")
+PROVENANCE = ("hardware", "versions", "commit", "date")
 THEN = " then "
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by git where it runs a hook
 
@@ -35,6 +36,12 @@ def combine(starts: list[dict[str, Any]]) -> dict[str, Any]:
     versions = {name: in_turn([start["versions"].get(name) for start in starts]) for name in starts[-1]["versions"]}
     changing = {key: in_turn([start[key] for start in starts]) for key in ("commit", "hardware")}
     return changing | {"versions": versions, "date": starts[-1]["date"]}
+
+
+def as_text(origin: dict[str, Any]) -> dict[str, str]:
+    """Provenance as lines of a card."""
+    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+    return {key: origin[key] for key in PROVENANCE} | {"versions": versions}
 
 
 def in_turn(values: list[Any]) -> Any:

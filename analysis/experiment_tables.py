@@ -117,7 +117,7 @@ def _our_lines(
     groups: dict[tuple[str, int, int | None, int | None], list[tuple[Row, pd.DataFrame]]] = {}
     for subject in record["subjects"]:
         row, epochs = _row(subject, experiments), subject["epochs"]
-        n_planned = planned[recipe_key(row)] or 1
+        n_planned = planned[recipe_key(row)]
         scheduled = None if epochs is None else scheduled_epochs(subject["config"] or {}, epochs)
         if _is_replaced(row, subject["sha256"], places):
             row = replace(row, label=f"{row.label}; weights that are replaced by now")

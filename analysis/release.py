@@ -12,12 +12,12 @@ from analysis.evaluation import Evaluation, evaluate
 from analysis.experiments import Places, Row
 from analysis.fingerprint import fingerprint
 from analysis.generation import FAD_PROTOCOLS
-from analysis.results import PROVENANCE, is_done, read_result, trained
+from analysis.results import is_done, read_result, trained
 from errors import UserError
 from files import write_atomically, write_json
 from metrics import MEAN_IMAGE
 from models import load_model, read_metadata, save_model
-from provenance import combine, device_types, in_turn
+from provenance import as_text, combine, device_types, in_turn
 from training.config import Config, Precision, scheduled_epochs
 from training.folder import read_record
 from training.log import METRICS_FILE, RATES_FILE, save_grid
@@ -132,7 +132,7 @@ def budget(row: Row, record: dict[str, Any]) -> str:
 
 def card(record: dict[str, Any]) -> str:
     """What a user of the weights must know, as Markdown."""
-    loss, mark = record["reconstruction_loss"], record.get("fingerprint")
+    loss, mark, origin = record["reconstruction_loss"], record.get("fingerprint"), record.get("trained")
     config = Config().to_dict() | record["config"]  # a field that an older version had not stood for its default
     lines = {
         "model": f"{config['model']}, variant `{config['variant']}`, T = {config['n_steps']}, "
@@ -147,9 +147,9 @@ def card(record: dict[str, Any]) -> str:
         **({"fingerprint": f"{mark['value']:.5f} ({mark['protocol']})"} if mark else {}),
         "command": f"`{record['command']}`",
         "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s"
-        + _in_precision(record.get("trained")),
-        **{f"training's {key}": value for key, value in _origin(record.get("trained")).items()},
-        **_origin(record),
+        + _in_precision(origin),
+        **({f"training's {key}": text for key, text in as_text(origin).items()} if origin else {}),
+        **as_text(record),
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {record['name']}\n\n| | |\n|---|---|\n{rows}\n"
@@ -183,14 +183,6 @@ def _command(row: Row, record: dict[str, Any]) -> str:
 def _in_precision(trained: dict[str, Any] | None) -> str:
     """How training computed; nothing where older results do not say."""
     return f" in {trained['precision']}" if trained and "precision" in trained else ""
-
-
-def _origin(record: dict[str, Any] | None) -> dict[str, str]:
-    """Provenance as text; nothing of nothing."""
-    if record is None:
-        return {}
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return {key: record[key] for key in PROVENANCE} | {"versions": versions}
 
 
 def _fad_text(measured: dict[str, Any]) -> str:

@@ -8,8 +8,7 @@ from analysis.comparison import EVERY_METRIC
 from analysis.experiments import Places, Row
 from errors import UserError
 from metrics import MEAN_IMAGE
-
-PROVENANCE = ("hardware", "versions", "commit", "date")
+from provenance import PROVENANCE
 
 
 def read_result(row: Row, places: Places) -> dict[str, Any] | None:
@@ -51,7 +50,7 @@ def _check_done(record: dict[str, Any]) -> None:
         _check(record, name, float, least=math.ulp(0.0))
     _check(record["config"], "seed", int)
     _check(record["baselines"], MEAN_IMAGE, float, least=0.0)
-    _check_metric(record["reconstruction_loss"])
+    _check(record, "reconstruction_loss", dict)
     for name in EVERY_METRIC:
         if name in record:
             _check_metric(record[name])

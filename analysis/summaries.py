@@ -27,9 +27,9 @@ class Measured:
     table: pd.DataFrame
     label: str
 
-    def number(self, column: str, **where: Any) -> float:
-        """The number in `column` of the model's row that has these values; of all rows if they name a model."""
-        rows = self.table if "model" in where else self.table[self.table["model"] == self.label]
+    def number(self, column: str, of_model: bool = True, **where: Any) -> float:
+        """The number in `column` of the row that has these values: of the model's, or of all if not `of_model`."""
+        rows = self.table[self.table["model"] == self.label] if of_model else self.table
         for name, value in where.items():
             rows = rows[rows[name] == value]
         return float(rows[column].iloc[0]) if len(rows) and column in rows else float("nan")
@@ -79,11 +79,9 @@ def _share(column: str, **where: Any) -> Callable[[Measured], str]:
 
 def _accuracy(features: str, column: str = "test_accuracy") -> Callable[[Measured], str]:
     def text(m: Measured) -> str:
-        where = {"features": features}
-        if features == PIXELS:  # they are of no model
-            where["model"] = m.table[m.table["features"] == PIXELS]["model"].iloc[0]
+        where = {"features": features, "of_model": features != PIXELS}  # pixels are of none
         accuracy, deviation = m.number(column, **where), m.number("deviation", **where)
-        spread = f" ± {deviation:.1f}" if column == "test_accuracy" and deviation == deviation else ""
+        spread = f" ± {deviation:.1f}" if column == "test_accuracy" and not pd.isna(deviation) else ""
         return "-" if pd.isna(accuracy) else f"{accuracy:.1f}{spread}"
 
     return text

@@ -32,7 +32,7 @@ from metrics.fad import (
     training_images,
 )
 from models import load_model, read_metadata, save_model
-from provenance import combine
+from provenance import as_text, combine
 from training.config import Config, Dataset
 from training.device import keep_freed_memory
 from training.folder import read_record
@@ -106,7 +106,7 @@ def release(dataset: str, folder: Path, data_dir: Path | None = None) -> list[Pa
 def card(network: FeatureNetwork, folder: Path, data_dir: Path | None = None) -> str:
     """What a user of the released weights must know, as Markdown."""
     run, origin, log = network.run, combine(read_record(folder)["starts"]), pd.read_csv(folder / METRICS_FILE)
-    config, versions = run["config"], ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+    config = run["config"]
     lines = {
         "network": network.description,
         "use": f"FAD on {network.dataset} where the authors' weights are not at hand; compares with nothing else",
@@ -116,10 +116,7 @@ def card(network: FeatureNetwork, folder: Path, data_dir: Path | None = None) ->
         **{f"training images, `{protocol}`": _real_images(network, protocol, data_dir) for protocol in PROTOCOLS},
         "command": f"`python -m metrics.train_fad --dataset {network.dataset} --epochs {run['epochs']} --release`",
         "training time": f"{log['seconds'].sum():.0f} s",
-        "hardware": origin["hardware"],
-        "versions": versions,
-        "commit": origin["commit"],
-        "date": origin["date"],
+        **as_text(origin),
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {network.file.stem}\n\n| | |\n|---|---|\n{rows}\n"

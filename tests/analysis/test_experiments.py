@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from analysis.experiments import EXPERIMENTS_FILE, Places, Row, read_experiments
-from analysis.results import PROVENANCE, is_done, read_result, trained
+from analysis.results import is_done, read_result, trained
 from analysis.status import status_table
 from errors import UserError
+from provenance import PROVENANCE
 from tests.records import done_result, number
 from training.folder import run_lock
 
