@@ -17,7 +17,7 @@ import tyro
 
 from cli import parse_arguments, run_program
 from errors import UserError
-from training.config import Config, preset
+from training.config import Config, check_used, preset
 from training.device import keep_freed_memory, resolve_device
 from training.loop import fit
 from training.run import model_of
@@ -35,7 +35,11 @@ class Arguments:
 
 
 def parse(argv: list[str]) -> Arguments:
-    """--dataset, --model, --variant and --recipe choose the preset; every other flag changes one field of it."""
+    """--dataset, --model, --variant and --recipe choose the preset; every other flag changes one field of it.
+
+    Raises:
+        UserError: an unknown flag, a value of the wrong type or out of range, or a flag that the model does not use.
+    """
     choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag, default in (("dataset", "cifar10"), ("model", "esvae"), ("variant", "paper"), ("recipe", "paper")):
         choice.add_argument(f"--{flag}", default=default)
@@ -44,7 +48,9 @@ def parse(argv: list[str]) -> Arguments:
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; --help shows every flag") from error
     default = Arguments(preset(chosen.dataset, chosen.model, chosen.variant, chosen.recipe))
-    return parse_arguments(Arguments, argv, __doc__, default=default)
+    arguments = parse_arguments(Arguments, argv, __doc__, default=default)
+    check_used(arguments.config)
+    return arguments
 
 
 def main(argv: list[str]) -> None:

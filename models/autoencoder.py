@@ -38,6 +38,12 @@ class Autoencoder(Model):
         "it has no prior and does not spike, use encode(images) for its features",
     )
 
+    @classmethod
+    def unused(cls, config: ModelConfig) -> set[str]:
+        """All that is of spikes, of time, or of a distance of posterior and prior with a weight."""
+        of_spikes = {"n_steps", "v_threshold", "decay", "lif_surrogate", "strict_threshold", "sampler_surrogate"}
+        return of_spikes | {"mmd_weight", "n_candidates", "distance", "bottleneck_lr_factor"}
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.bottom = (config.widths[-1], BOTTOM_SIZE, BOTTOM_SIZE)

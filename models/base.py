@@ -27,6 +27,11 @@ class Model(nn.Module):
     absent: ClassVar[dict[str, str]] = {}
     needs_n_epochs: ClassVar[bool] = False
 
+    @classmethod
+    def unused(cls, config: ModelConfig) -> set[str]:
+        """Fields of such a configuration, and of its training's, that change nothing with this model."""
+        return set()
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

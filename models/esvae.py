@@ -43,6 +43,11 @@ class ESVAE(Model):
         "prior": "its prior is one rate per latent unit, use prior_rate(normal)",
     }
 
+    @classmethod
+    def unused(cls, config: ModelConfig) -> set[str]:
+        """Its distance is the MMD of rates, of which a unit has one."""
+        return {"distance", "n_candidates"}
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = Encoder(config)

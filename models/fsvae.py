@@ -71,6 +71,11 @@ class FSVAE(Model):
     absent: ClassVar[dict[str, str]] = {"prior_rate": "its prior is a process in time, use prior(z)"}
     needs_n_epochs: ClassVar[bool] = True
 
+    @classmethod
+    def unused(cls, config: ModelConfig) -> set[str]:
+        """It has no sampler and no bottleneck; the KL divergence has a weight of its own."""
+        return {"sampler_surrogate", "bottleneck_lr_factor"} | ({"mmd_weight"} if config.distance == "kl" else set())
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = Encoder(config)

@@ -261,6 +261,19 @@ def preset(dataset: str = "cifar10", model: str = "esvae", variant: str = "paper
     return replace(Config(), dataset=dataset, model=model, variant=variant, recipe=recipe, **changes)
 
 
+def check_used(config: Config) -> None:
+    """Refuse fields that change nothing with the model and differ from the preset: they would name another run.
+
+    Raises:
+        UserError: names their flags.
+    """
+    unused = model_type(config.model).unused(config.model_config())
+    standard = preset(config.dataset, config.model, config.variant, config.recipe)
+    if flags := [_flag(name) for name in sorted(unused) if getattr(config, name) != getattr(standard, name)]:
+        chosen = f"--model {config.model}" + ("" if "distance" in unused else f" --distance {config.distance}")
+        raise UserError(f"{', '.join(flags)}: without effect with {chosen}; leave it out")
+
+
 def _code_preset(dataset: str, model: str) -> dict[str, Any]:
     """What the released code changes: of ESVAE the table in docs/variants.md, of FSVAE and TAID the LIF only."""
     if model == "esvae":

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,3 +88,42 @@ def test_the_posterior_drawn_from_the_encoders_spikes_is_the_one_that_a_pass_dec
     z = model(images, generator=rng.manual_seed(0), **given).z
     assert z.mean() > 0
     assert z.equal(model.sample_posterior(model.encode(images), rng.manual_seed(0)))
+
+
+OTHER_VALUES = {
+    "latent_dim": 5,
+    "n_steps": 8,
+    "v_threshold": 0.3,
+    "decay": 0.5,
+    "lif_surrogate": "code",
+    "sampler_surrogate": "code",
+    "mmd_weight": 0.5,
+    "n_candidates": 3,
+    "distance": "kl",
+}
+
+
+def learned(config: ModelConfig) -> list[float]:
+    """The loss of a step and the sums of its gradients."""
+    torch.manual_seed(0)
+    model = build_model(config).train()
+    images = torch.rand(6, 3, 8, 8) * 2 - 1
+    loss = model.loss(model(images), images)["loss"]
+    loss.backward()
+    return [loss.item(), *(p.grad.double().abs().sum().item() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("distance", ["mmd", "kl"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_field_changes_what_is_learned_or_is_named_as_unused(name: str, distance: str) -> None:
+    config = ModelConfig(model=name, widths=(8, 16), latent_dim=6, n_steps=7, distance=distance)
+    before, unused = learned(config), MODELS[name].unused(config)
+    for field, value in OTHER_VALUES.items():
+        other = replace(config, **{field: value})
+        assert (learned(other) == before) == (field in unused or other == config), field
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_bottlenecks_rate_is_used_where_there_is_one(name: str) -> None:
+    model = build(name)
+    assert ("bottleneck_lr_factor" in model.unused(model.config)) != hasattr(model, "bottleneck")

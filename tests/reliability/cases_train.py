@@ -18,7 +18,14 @@ TRAIN_CASES = [
         f"{RUN} --name new --precision bf16 --backend scan",
         "--precision bf16 on a CPU",
     ),
-    Case("bf16 for an ANN", f"{RUN} --name new --model ann_vae --precision bf16", "is for spiking models"),
+    Case(
+        "bf16 for an ANN",
+        "train --dataset digits --device cpu --name new --model ann_vae --precision bf16",
+        "is for spiking models",
+    ),
+    Case(
+        "time steps for an ANN", f"{RUN} --name new --model ann_vae", "--n-steps: without effect with --model ann_vae"
+    ),
     Case("no such device, dry", f"{RUN} --name new --dry-run --device tpu", "unknown device 'tpu'"),
     Case(
         "bf16 for an ANN, dry",

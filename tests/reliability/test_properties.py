@@ -19,6 +19,7 @@ from data.image_sets import read_image_set
 from losses import bernoulli_kl, gaussian_kl, mmd2, postsynaptic_potential, psp_mmd, reconstruction_loss
 from metrics import frechet_distance, statistics
 from models import ModelConfig, build_model, load_model, save_model
+from models.registry import model_type
 from neurons import LIF, PoissonSampler, Rectangular, ThresholdDependentBatchNorm, lif_surrogate
 from neurons.library import native_available
 from training.config import Config, Dataset, Model, Variant, preset
@@ -98,7 +99,9 @@ def test_a_configuration_survives_its_file(config: Config, tmp_path_factory: pyt
 @settings(bounded, max_examples=15)  # building the command line takes 0.1 s
 @given(config=configs)
 def test_a_configuration_survives_the_command_line(config: Config) -> None:
-    arguments = []
+    arguments, standard = [], preset(config.dataset, config.model, config.variant)
+    unused = model_type(config.model).unused(config.model_config())
+    config = dataclasses.replace(config, **{name: getattr(standard, name) for name in unused})
     for name, value in config.to_dict().items():
         flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
         arguments += [flag] if isinstance(value, bool) else [] if value is None else [f"{flag}={value}"]

@@ -240,6 +240,35 @@ def test_values_out_of_range_are_refused_by_flag(changes: dict[str, Any], part: 
         Config(**changes)
 
 
+UNUSED = {
+    "--distance kl --n-candidates 7": "--distance, --n-candidates: without effect with --model esvae;",
+    "--model fsvae --bottleneck-lr-factor 3": "--bottleneck-lr-factor: without effect with --model fsvae",
+    "--model taid --sampler-surrogate code": "--sampler-surrogate: without effect with --model taid",
+    "--model fsvae --distance kl --mmd-weight 0.5": "--mmd-weight: without effect with --model fsvae --distance kl;",
+    "--model ann_vae --v-threshold 3 --n-steps 99": "--n-steps, --v-threshold: without effect with --model ann_vae;",
+}
+
+
+@pytest.mark.parametrize("flags", UNUSED)
+def test_flags_that_the_model_does_not_use_are_refused(flags: str) -> None:
+    with pytest.raises(UserError, match=f"^{UNUSED[flags]}"):
+        train.parse(flags.split())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--n-candidates 20",
+        "--model fsvae --distance kl",
+        "--model fsvae --mmd-weight 0.5",
+        "--model ann_vae --variant code",
+        "--model ann_vae --recipe fast --n-steps 16",
+    ],
+)
+def test_flags_that_say_what_the_preset_says_are_taken(flags: str) -> None:
+    train.parse(flags.split())
+
+
 def test_an_infinite_time_between_checkpoints_is_never() -> None:
     assert Config(checkpoint_every=float("inf")).checkpoint_every == float("inf")
 
