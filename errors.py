@@ -23,3 +23,8 @@ class AbsentError(UserError, AttributeError):
 
 class UnavailableError(UserError):
     """A metric cannot be measured with the files at hand: left out with a line that says so, the others go on."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

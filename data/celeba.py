@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data.cache import Source
 from data.specs import DatasetSpec, Split
-from errors import UserError
+from errors import UserError, reason_of
 
 IMAGES = "img_align_celeba"
 PARTITION = "list_eval_partition.txt"
@@ -159,10 +159,8 @@ def _decode_all(names: list[str], read: Callable[[str], bytes], size: int, place
         try:
             images[index] = _decode(read(names[index]), size)
         except _READ_ERRORS as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"celeba: {names[index]} in {place} is no sound aligned image ({reason}): download it again"
-            ) from error
+            what = f"{names[index]} in {place} is no sound aligned image ({reason_of(error)})"
+            raise UserError(f"celeba: {what}: download it again") from error
 
     with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
         done = pool.imap_unordered(decode, range(len(names)), chunksize=64)

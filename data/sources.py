@@ -17,7 +17,7 @@ import torch
 from data.cache import Source
 from data.pixels import resized
 from data.specs import DATASETS, DatasetSpec, Split
-from errors import UserError
+from errors import UserError, reason_of
 
 EXPECTED_IMAGES: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {name: {"train": spec.n_train, "test": spec.n_test} for name, spec in DATASETS.items()}
@@ -99,7 +99,7 @@ def _download(spec: DatasetSpec, data_dir: Path) -> None:
     try:
         _torchvision_class(spec.name)(str(data_dir), download=True)
     except _TORCHVISION_ERRORS as error:
-        reason = _reason(error)
+        reason = reason_of(error)
     if missing := _missing(spec, data_dir):
         for folder in absent:
             with suppress(OSError):  # it has something in it, or never came to be
@@ -116,8 +116,8 @@ def _build(spec: DatasetSpec, split: str, data_dir: Path) -> Split:
     try:
         dataset = _torchvision_class(spec.name)(str(data_dir), train=split == "train", download=False)
     except _TORCHVISION_ERRORS as error:
-        reason = _wrong_checksums(data_dir) if spec.name == "cifar10" else _reason(error)
-        raise _damaged(spec.name, data_dir, reason or _reason(error)) from error
+        reason = _wrong_checksums(data_dir) if spec.name == "cifar10" else reason_of(error)
+        raise _damaged(spec.name, data_dir, reason or reason_of(error)) from error
     pixels = np.asarray(dataset.data)
     labels = torch.as_tensor(dataset.targets, dtype=torch.int64)
     count = EXPECTED_IMAGES[spec.name][split]
@@ -144,7 +144,3 @@ def _wrong_checksums(data_dir: Path) -> str:
     listed = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
     wrong = [name for name, md5 in listed if not check_integrity(folder / name, md5)]
     return f"wrong checksum: {', '.join(wrong)}" if wrong else ""
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

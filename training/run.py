@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from data import load_split, n_batches
-from errors import UserError
+from errors import UserError, reason_of
 from models import build_model
 from training.config import Config
 from training.device import resolve_device
@@ -90,7 +90,7 @@ def resume(run: Run) -> bool:
         if not 0 <= state.step <= run.steps_per_epoch or (state.step and "images" not in state.sums):
             raise ValueError(f"step {state.step} of {run.steps_per_epoch}")
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]  # PyTorch lists every tensor
+        reason = reason_of(error)[:200]  # PyTorch lists every tensor
         raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
     check_log(run.folder)
     run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
