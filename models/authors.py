@@ -73,10 +73,9 @@ def infer_config(tensors: dict[str, Tensor], path: Path) -> ModelConfig:
     known = "ESVAE, FSVAE, TAID, ANN VAE or autoencoder"
     try:
         return _infer(tensors)
-    except (KeyError, IndexError, StopIteration) as error:
-        missing = f"no tensor {error}" if str(error) else "none of the tensors that tell them apart"
-        raise UserError(f"{path} is not a published {known}: {missing}") from error
-    except (TypeError, ZeroDivisionError) as error:
+    except KeyError as error:
+        raise UserError(f"{path} is not a published {known}: no tensor {error.args[0]}") from error
+    except (IndexError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{path} is not a published {known}: tensors of other shapes ({error})") from error
 
 
@@ -84,7 +83,7 @@ def _infer(tensors: dict[str, Tensor]) -> ModelConfig:
     model = _model_name(tensors)
     first = "encoder.{}.0.weight" if model in ANN_LATENT else "encoder.{}.weight"
     n_blocks = sum(bool(re.fullmatch(r"encoder\.\d+(\.0)?\.weight", name)) for name in tensors)
-    kernels = [tensors[first.format(i)] for i in range(n_blocks)]
+    kernels = [tensors[first.format(i)] for i in range(max(1, n_blocks))]
     values: dict[str, Any] = {
         "model": model,
         "image_channels": kernels[0].shape[1],
@@ -106,7 +105,10 @@ def _model_name(tensors: dict[str, Tensor]) -> str:
         "taid": "membrane_output_layer.conv.weight",
         "fsvae": "posterior.layers.2.weight",
     }
-    return next(model for model, mark in marks.items() if mark in tensors)
+    for model, mark in marks.items():
+        if mark in tensors:
+            return model
+    raise KeyError(" or ".join(marks.values()))
 
 
 def _n_steps(tensors: dict[str, Tensor]) -> int:

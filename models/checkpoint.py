@@ -29,6 +29,9 @@ def save_model(
         path: file to write.
         run: whatever else describes the weights (training configuration, epochs, ...), JSON-serialisable.
         dtype: store the weights in this type, but no counters; as they are if None.
+
+    Raises:
+        UserError: the file cannot be written; the previous one is intact.
     """
     tensors = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     metadata = {"format": FORMAT, "model": json.dumps(model.config.to_dict()), "run": json.dumps(run or {})}
@@ -47,6 +50,7 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
 
     Raises:
         UserError: missing, damaged, not a model of this project, or weights that do not fit its configuration.
+        RuntimeError: PyTorch's, for a device that it does not know or find; `training.device.resolve_device` asks.
     """
     file = find_model_file(path)
     if file.suffix in authors.SUFFIXES:

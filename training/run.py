@@ -87,7 +87,8 @@ def resume(run: Run) -> bool:
         run.model.load_state_dict(state.model)
         run.optimizer.load_state_dict(_computed_as(run.optimizer, state.optimizer))
         is_moved = _go_on_drawing(run, state)
-        if not 0 <= state.step <= run.steps_per_epoch or (state.step and "images" not in state.sums):
+        has_trained = state.sums.get("images", 0) > 0 and state.seconds > 0
+        if state.step > run.steps_per_epoch or (state.step and not has_trained):
             raise ValueError(f"step {state.step} of {run.steps_per_epoch}")
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = reason_of(error)[:200]  # PyTorch lists every tensor

@@ -13,6 +13,7 @@ from files import read_torch_file, write_atomically
 
 FORMAT = "spiking-vae-run-1"
 STATE_FILE = "last.pt"
+LARGEST = 1e300  # of counts and sums: a foreign file may hold whole numbers that no float can
 
 
 @dataclass
@@ -78,5 +79,10 @@ def load_state(path: Path) -> RunState:
 def _is_complete(values: dict[str, Any]) -> bool:
     if values.keys() != KINDS.keys() or not all(type(values[name]) in KINDS[name] for name in KINDS):
         return False
-    is_counted = values["epoch"] >= 0 and values["step"] >= 0
-    return is_counted and all(type(total) in (int, float) for total in values["sums"].values())
+    numbers = (values["epoch"], values["step"], values["seconds"])
+    return all(0 <= number < LARGEST for number in numbers) and all(map(_is_sum, values["sums"].items()))
+
+
+def _is_sum(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    return type(name) is str and type(value) in (int, float) and abs(value) < LARGEST

@@ -159,19 +159,19 @@ CHECKPOINT_CASES = [
     Case(
         "published: of no network",
         f"{FAD} fad.pth",
-        "is not a published ESVAE",
+        "no tensor fc_mu.weight or latent_layer.weight or sample_layer.0.weight or membrane_output_layer.conv.weight",
         lambda: torch.save({"a": torch.zeros(1)}, "fad.pth"),
     ),
     Case(
         "published: layers without shape",
         f"{FAD} fad.pth",
-        "is not a published ESVAE",
+        "tensors of other shapes",
         s.published(lambda t: t.update({"encoder.0.0.weight": torch.zeros(())})),
     ),
     Case(
         "published: no layers",
         f"{FAD} fad.pth",
-        "is not a published ESVAE",
+        "no tensor encoder.0.0.weight",
         lambda: torch.save({"latent_layer.weight": torch.zeros(64, 1024)}, "fad.pth"),
     ),
     Case(

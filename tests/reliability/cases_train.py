@@ -49,6 +49,18 @@ TRAIN_CASES = [
     Case("state: seconds in words", GO_ON, "not a run state of this project", s.state(seconds="1")),
     Case("state: beyond the epoch", GO_ON, "does not fit this run (step 99 of 2)", s.state(step=99)),
     Case("state: no sums in an epoch", GO_ON, "does not fit this run (step 1 of 2)", s.state(step=1)),
+    Case(
+        "state: an epoch of no images",
+        GO_ON,
+        "does not fit this run (step 2 of 2)",
+        s.state(step=2, sums={"images": 0, "loss": 0.0}, seconds=1.0),
+    ),
+    Case(
+        "state: an epoch of no time",
+        GO_ON,
+        "does not fit this run (step 2 of 2)",
+        s.state(step=2, sums={"images": 50, "loss": 0.0}, seconds=0.0),
+    ),
     Case("state: no optimizer", GO_ON, "does not fit this run", s.state(optimizer={"param_groups": [3, 4]})),
     Case("state: missing", GO_ON, "but no last.pt to go on from", lambda: os.unlink("runs/finished/last.pt")),
     Case("config.json: cut", GO_ON, "config.json is damaged", s.cut("runs/finished/config.json")),

@@ -96,6 +96,15 @@ def foreign_files(created: Path) -> dict[str, bytes]:
         "one field too many": saved(complete(scheduler={})),
         "one field too few": saved(without),
         "noise that is a number": saved(complete(noise=3)),
+        "an epoch before the first": saved(complete(epoch=-1)),
+        "a step before the first": saved(complete(step=-1)),
+        "an epoch beyond numbers": saved(complete(epoch=10**400)),
+        "seconds below zero": saved(complete(seconds=-1.0)),
+        "seconds that are no number": saved(complete(seconds=float("nan"))),
+        "sums in words": saved(complete(sums={"images": 5, "loss": "low"})),
+        "sums of nothing": saved(complete(sums={"images": 5, "loss": None})),
+        "sums that are no number": saved(complete(sums={"images": 5, "loss": float("nan")})),
+        "sums without names": saved(complete(sums={3: 0.5})),
     }
 
 
