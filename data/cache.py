@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from data.specs import DatasetSpec, Split
-from errors import UserError
+from errors import UserError, reason_of
 from files import remove_half_written, replaced
 
 FOLDER = ".esvae-cache"
@@ -66,7 +66,7 @@ def _read(path: Path, spec: DatasetSpec) -> Split | None:
         loaded = Split(tensors["images"], tensors.get("labels"))
         _check(loaded, spec)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        _notice(f"cache file {path} is damaged ({_one_line(error)}); building it again")
+        _notice(f"cache file {path} is damaged ({reason_of(error)}); building it again")
         return None
     return loaded
 
@@ -91,12 +91,8 @@ def _write(path: Path, loaded: Split, stem: str) -> None:
             if old != path:
                 old.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or _one_line(error)
+        reason = getattr(error, "strerror", None) or reason_of(error)
         _notice_once(f"{path.parent} cannot be written ({reason}); prepared data are not kept for later")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _notice(message: str) -> None:

@@ -126,8 +126,8 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     Raises:
         Stopped: a signal asked for it before there was anything to log; test and pictures are made again.
         DivergedError: a test loss that is not finite; nothing is logged or saved.
+        UserError: something cannot be written.
     """
-    config, n_trained = run.config, run.sums["images"]
     run.model.eval()
     give_up = partial(_stop_if_signalled, run, request)
     test_reconstruction = evaluate_reconstruction(
@@ -138,11 +138,20 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     if not (run.folder / STATE_FILE).exists():
         save(run)  # before the first model: one without a state has lost it, which not even a kill may look like
     log.pictures(run.epoch + 1, run.model, run.test_images, give_up)
+    log.epoch(_row(run, test_reconstruction))
+    run.epoch, run.step, run.sums, run.seconds = run.epoch + 1, 0, {}, 0.0
+    record = {"config": run.config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}
+    save_model(run.model, run.folder / MODEL_FILE, record)
+    save(run)
+
+
+def _row(run: Run, test_reconstruction: float) -> dict[str, Any]:
+    """What metrics.csv says of the epoch whose last step was just taken."""
+    n_trained = run.sums["images"]
     means = {name: total / n_trained for name, total in run.sums.items() if name != "images"}
     rates = {f"{name}_mean": means.pop(f"{name}_mean", None) for name in RATES}
-    run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
-    log.epoch(
-        {"epoch": run.epoch, "step": run.epoch * run.steps_per_epoch}
+    return (
+        {"epoch": run.epoch + 1, "step": (run.epoch + 1) * run.steps_per_epoch}
         | {f"train_{term}": mean for term, mean in means.items()}
         | {"test_reconstruction": test_reconstruction}
         | rates
@@ -152,10 +161,6 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
             "peak_memory_bytes": peak_memory_bytes(run.device),
         }
     )
-    run.seconds = 0.0
-    record = {"config": config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}
-    save_model(run.model, run.folder / MODEL_FILE, record)
-    save(run)
 
 
 def _progress(run: Run) -> Iterator[Tensor]:

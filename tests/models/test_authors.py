@@ -198,7 +198,7 @@ def test_esvaes_leftover_networks_are_ignored_with_a_word(tmp_path: Path, capsys
         (lambda t: t.update({"extra.weight": torch.zeros(2)}), r"unknown extra\.weight"),
         (lambda t: t.update({"decoder_input.bias": torch.zeros(3)}), r"decoder_input\.bias is \[3\], not \[1024\]"),
         (lambda t: t.pop("before_latent_layer.weight"), r"no tensor before_latent_layer\.weight"),
-        (lambda t: [t.pop(n) for n in list(t) if n.startswith(("sample", "post"))], r"no tensor .*sample_layer\.0\.weight or"),
+        (lambda t: [t.pop(n) for n in list(t) if n.startswith(("sample", "post"))], r"no tensor .*sample_layer"),
     ],
 )
 def test_what_does_not_fit_is_named_as_published(tmp_path: Path, change, message: str) -> None:
