@@ -71,6 +71,10 @@ class Places:
     results: Path = Path("results")
     pretrained: Path = Path("pretrained")
 
+    def run_folders(self, row: Row) -> list[Path]:
+        """Where the row is trained: the full budget first, then those that `Row.config` names by fewer epochs."""
+        return [self.runs / row.name, *sorted(self.runs.glob(f"{row.name}-of-*-epochs"))]
+
     def result(self, row: Row) -> Path:
         """The row's numbers."""
         return self.results / f"{row.name}.json"

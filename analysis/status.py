@@ -76,8 +76,7 @@ def _status_line(row: Row, result: dict[str, Any] | None, speeds: Speeds, kind: 
 
 
 def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places) -> str:
-    reduced = places.runs.glob(f"{row.name}-of-*-epochs")  # as Row.config calls them
-    if any(is_running(folder) for folder in (places.runs / row.name, *reduced)):
+    if any(is_running(folder) for folder in places.run_folders(row)):
         return "running"
     if result and result["status"] == "failed":
         return "failed"

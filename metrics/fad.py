@@ -181,7 +181,7 @@ class FadMetric:
     def prepare(cls, network: FeatureNetwork, protocol: str, data_dir: Path | str | None = None) -> "FadMetric":
         """Errors as `reference`."""
         goal = reference(network, protocol, data_dir)
-        return cls(network, protocol, goal, training_images(network, protocol, data_dir))
+        return cls(network, protocol, goal, training_images(network, protocol, data_dir, goal))
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another."""
@@ -238,9 +238,13 @@ def measured_reference(network: FeatureNetwork, protocol: str, data_dir: Path | 
 
 
 def training_images(
-    network: FeatureNetwork, protocol: str, data_dir: Path | str | None = None
+    network: FeatureNetwork, protocol: str, data_dir: Path | str | None = None, goal: Statistics | None = None
 ) -> dict[str, Any] | None:
     """What as many real training images score as a model is asked for: the scale on which a FAD has a meaning.
+
+    Args:
+        network, protocol, data_dir: as for `reference`.
+        goal: what that returned, if it was asked for: measuring it takes as long again.
 
     Returns:
         value, n_images and source; stored with the project for the weights that come with it, else measured; None
@@ -252,7 +256,7 @@ def training_images(
         return scores[network.dataset][protocol]
     if not is_at_hand(network.dataset, "train", data_dir):
         return None
-    return measured_training_images(network, protocol, reference(network, protocol, data_dir), data_dir)
+    return measured_training_images(network, protocol, goal or reference(network, protocol, data_dir), data_dir)
 
 
 def measured_training_images(

@@ -39,6 +39,7 @@ TRUNK = (
     *("Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool"),
 )
 IS_SPLITS = 10
+LEAST_LOG_PROBABILITY = -700  # exp(-700) is 1e-304, near the least of float64
 
 
 def resize_paper(images: Tensor) -> Tensor:
@@ -230,7 +231,9 @@ def inception_score(logits: Tensor, splits: int = IS_SPLITS, shuffle: bool = Fal
 
     if len(logits) < splits:
         raise UserError(f"{len(logits)} images are too few for {splits} splits of the Inception score")
-    score = isc_features_to_metric(logits, splits, shuffle)
+    # Of a class whose probability underflows in a whole split, the library would add 0 * inf.
+    log_probabilities = logits.double().log_softmax(1).clamp(min=LEAST_LOG_PROBABILITY)
+    score = isc_features_to_metric(log_probabilities, splits, shuffle)
     return score[KEY_METRIC_ISC_MEAN], score[KEY_METRIC_ISC_STD]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from sklearn.decomposition import PCA
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from analysis.encoder_classification import (
     TRAINED,
     UNTRAINED,
     EncoderClassification,
+    draw,
     paper_table3,
     summary,
     with_verdict,
@@ -183,6 +185,21 @@ def test_a_single_classifier_has_no_deviation() -> None:
 def test_the_papers_accuracies_lie_beside(digits: tuple) -> None:
     assert paper_table3("cifar10") == {"FSVAE": 46.65, "ESVAE": 53.59}
     assert paper_table3("digits") == {}
+
+
+def test_the_figure_has_a_bar_per_row_and_the_papers_accuracies() -> None:
+    rows = [("ours", TRAINED, 48.8, 0.2), ("ours", UNTRAINED, 40.1, 0.3), ("", PIXELS, 51.5, np.nan)]
+    table = pd.DataFrame(rows, columns=["model", "features", "test_accuracy", "deviation"])
+    (axis,) = draw(table, {"ours": (0, 0, 1)}, {"ESVAE": 53.59}, "three classifiers").axes
+    bars = axis.patches
+    assert [bar.get_width() for bar in bars] == [48.8, 40.1, 51.5]
+    assert [to_rgb(bar.get_facecolor()) for bar in bars][:2] == [(0, 0, 1)] * 2
+    assert bars[1].get_alpha() < bars[0].get_alpha() == bars[2].get_alpha() == 1
+    spans = [collection.get_segments()[0][:, 0] for collection in axis.collections]
+    np.testing.assert_allclose(spans, [[48.6, 49.0], [39.8, 40.4]])  # none for a single classifier
+    paper = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert [line.get_xdata()[0] for line in paper] == [53.59]
+    assert "untrained" in axis.get_yticklabels()[1].get_text()
 
 
 def saved(folder: Path, model: str, dataset: str = "digits", **fields: object) -> Path:

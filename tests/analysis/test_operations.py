@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analysis.drawing import subject_colors
 from analysis.operations import Operations, count_operations, energy
-from analysis.spike_operations import SUM, SpikeOperations, count, reconstruct, to_table
+from analysis.spike_operations import STAGES, SUM, SpikeOperations, count, draw, reconstruct, to_table
 from analysis.subjects import Subject, load_subjects
 from data import load_split
 from models import MODELS, ModelConfig, build_model
@@ -171,3 +172,23 @@ def test_the_experiment_compares_spiking_models_with_the_ann_vae() -> None:
     assert set(result.table["model"]) == set(MODELS)
     assert set(result.record["parameters_of_both_stages"]) == set(MODELS)
     assert (result.table["accumulates"] <= result.table["dense_operations"]).all()
+
+
+def test_the_figures_bars_are_the_energies_and_its_points_the_rates_of_the_table() -> None:
+    subjects = load_subjects([DIGITS], device="cpu", backend="auto")
+    images = load_split("digits", "test", limit=4).images
+    counts = {(s.label, stage): count(s, stage, images, seed=0) for s in subjects for stage in STAGES}
+    table = to_table(counts)
+    bars, rates = draw(table, subject_colors(subjects), "4 digits").axes
+    of_macs, of_spikes = ([c[0] for c in bars.containers[kind::2]] for kind in (0, 1))
+    sums = table[table["layer"] == SUM]
+    assert [bar.get_width() for bar in of_macs] == pytest.approx([energy(macs, 0) for macs in sums["macs"]])
+    assert [bar.get_x() for bar in of_spikes] == [bar.get_width() for bar in of_macs]
+    ends = [bar.get_x() + bar.get_width() for bar in of_spikes]
+    assert ends == pytest.approx(sums["energy_microjoule"].tolist()) and max(ends) < bars.get_xlim()[1]
+    assert all(bar.get_hatch() for bar in of_macs) and not any(bar.get_hatch() for bar in of_spikes)
+    layers = table[(table["stage"] == "reconstruction") & table["firing_rate"].notna()]
+    (line,) = rates.lines
+    names = [label.get_text() for label in rates.get_yticklabels()]
+    drawn = {names[place]: rate for rate, place in zip(*line.get_data(), strict=True)}
+    assert drawn == dict(zip(layers["layer"], layers["firing_rate"], strict=True)) and len(drawn) > 5

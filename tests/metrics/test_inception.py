@@ -5,6 +5,7 @@ The networks are large: a few dozen images are all that a test can afford, and `
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from metrics.inception import (
     load_inception,
     paper_score,
     pooled_features,
+    resize_imagenet,
     resize_paper,
     resize_standard,
     standard_score,
@@ -79,8 +81,19 @@ def test_the_standard_resize_is_tensorflows_of_rounded_images(images: Tensor) ->
     np.testing.assert_allclose(resize_standard(images), expected, atol=1e-2)
 
 
+def test_the_scores_resize_is_bilinear_between_the_middles_of_pixels(images: Tensor) -> None:
+    """Neither rounded first nor with the corners aligned: the border's pixels are repeated beyond their middle."""
+    pixels = (images.double().numpy() + 1) / 2 * 255
+    at = np.clip((np.arange(299) + 0.5) * 32 / 299 - 0.5, 0, 31)
+    low, part = at.astype(int), at % 1
+    high = np.minimum(low + 1, 31)
+    rows = pixels[:, :, low] * (1 - part[:, None]) + pixels[:, :, high] * part[:, None]
+    expected = rows[..., low] * (1 - part) + rows[..., high] * part
+    np.testing.assert_allclose(resize_imagenet(images), expected, atol=1e-2)
+
+
 def test_grey_images_are_three_times_the_same(images: Tensor) -> None:
-    for resize in (resize_paper, resize_standard):
+    for resize in (resize_paper, resize_standard, resize_imagenet):
         grey = resize(images[:, :1])
         assert grey.shape == (2, 3, 299, 299) and torch.equal(grey[:, 0], grey[:, 2])
 
@@ -127,6 +140,23 @@ def test_the_score_is_the_exponential_of_the_mean_divergence() -> None:
     for part in logits.softmax(1).split(10):
         scores.append(math.exp((part * (part / part.mean(0)).log()).sum(1).mean()))
     assert inception_score(logits, splits=3) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
+
+
+def test_the_papers_splits_are_of_neighbours_and_the_standards_of_a_shuffle(network: nn.Module) -> None:
+    """Ten pairs of one class each: a split of a pair scores 1, a split of two classes 2."""
+
+    def images_of(classes: Tensor) -> Tensor:
+        return (classes / 5 - 1).view(-1, 1, 1, 1).expand(-1, 1, 32, 32)
+
+    def classify(x: Tensor) -> Tensor:
+        return 1000 * torch.eye(10)[(x[:, 0, 0, 0] / 255 * 10).round().long()]
+
+    pairs, mixed = torch.arange(20) // 2, torch.arange(20) % 10
+    paper = paper_score(classify, "mnist")
+    assert paper(images_of(pairs))["value"] == pytest.approx(1)
+    assert paper(images_of(mixed))["value"] == pytest.approx(2)
+    standard = replace(standard_score(network), logits=classify, resize=resize_imagenet)
+    assert standard(images_of(pairs))["value"] > 1.5
 
 
 def test_a_score_needs_an_image_per_split() -> None:
