@@ -14,7 +14,10 @@ HEADINGS = {"fad": "FAD, `official`", "fad_eval": "FAD, `eval`"}
 
 
 def run_list(experiments: Experiments, places: Places) -> str:
-    """One line a run as Markdown, in the order of experiments.toml; in brackets what a score is to be seen against."""
+    """One line a run as Markdown, in the order of experiments.toml; in brackets what a score is to be seen against.
+
+    Its links are those of a file in results/tables.
+    """
     records = [read_result(row, places) for row in experiments.rows if is_done(row, places)]
     if not records:
         return "No run has a result yet.\n"
@@ -26,7 +29,7 @@ def _line(record: dict[str, Any]) -> dict[str, str]:
     origin, config = trained(record), record["config"]
     loss, mean_image = record["reconstruction_loss"]["value"], record["baselines"][MEAN_IMAGE]
     return {
-        "run": f"[`{record['name']}`](../pretrained/{record['name']}.md)",
+        "run": f"[`{record['name']}`](../../pretrained/{record['name']}.md)",
         "seed": str(config["seed"]),
         "recipe and epochs": record["budget"],
         "reconstruction loss (mean training image)": f"{loss:.4f} ({mean_image:.4f})",

@@ -1,4 +1,4 @@
-"""What the README tells a reader to type must exist."""
+"""What the README tells a reader to type must exist, and what any page links to."""
 
 import re
 import subprocess
@@ -57,6 +57,10 @@ def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["spikes"].mean(0).equal(names["rates"])
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
-def test_a_link_leads_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
+PAGES = [page for place in (".", "docs", "pretrained", "results/tables") for page in (ROOT / place).glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
