@@ -19,9 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from models.backbone import MembraneReadout
+from models.backbone import MembraneReadout, SpikingBlock
 from models.tracing import SynapseCall, SynapseTrace
-from neurons import LIF
 
 PICOJOULE_PER_MAC, PICOJOULE_PER_AC = 4.6, 0.9  # 32-bit floats at 45 nm, Horowitz, ISSCC 2014
 PER_IMAGE = ("accumulates", "macs", "dense_operations")
@@ -78,12 +77,12 @@ def count_operations(model: nn.Module, compute: Callable[[], Any], n_images: int
 
 
 class _Counter:
-    """Collects a row of `COUNTS` per call of a synapse or of LIF neurons."""
+    """Collects a row of `COUNTS` per call of a synapse or of a block's neurons."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.rows: list[dict[str, Any]] = []
-        self.spikes = torch.empty(0)  # that a LIF sent last, [T, N, ...]
+        self.spikes = torch.empty(0)  # that neurons sent last, [T, N, ...]
         self.readouts = {name for name, module in model.named_modules() if isinstance(module, MembraneReadout)}
 
     @contextmanager
@@ -91,8 +90,8 @@ class _Counter:
         """Count what the model does inside."""
         with SynapseTrace(self.model, self._synapse) as trace, ExitStack() as hooks:
             for name, module in self.model.named_modules():
-                if isinstance(module, LIF):
-                    hooks.callback(module.register_forward_hook(self._lif_hook(name)).remove)
+                if isinstance(module, SpikingBlock):
+                    hooks.callback(module.lif.register_forward_hook(self._lif_hook(name)).remove)
             yield trace
 
     def _synapse(self, call: SynapseCall) -> None:
@@ -106,9 +105,9 @@ class _Counter:
             row |= {"macs": row["dense_operations"]}
         self.rows.append(row)
 
-    def _lif_hook(self, name: str) -> Callable:
+    def _lif_hook(self, layer: str) -> Callable:
         def hook(module: nn.Module, args: tuple, spikes: Tensor) -> None:
-            layer, n_spikes = name.removesuffix(".lif"), spikes.sum(dtype=torch.float64).item()
+            n_spikes = spikes.sum(dtype=torch.float64).item()
             self.rows.append({"layer": layer, "neuron_steps": spikes.numel(), "output_spikes": n_spikes})
             self.spikes = spikes
 

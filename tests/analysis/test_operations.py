@@ -16,6 +16,7 @@ from data import load_split
 from models import MODELS, ModelConfig, build_model
 from models.backbone import SpikingBlock, conv_down, conv_up
 from models.tracing import SynapseTrace
+from neurons.scan import sum_over_time
 
 CONFIG = ModelConfig(image_channels=1, widths=(4, 6, 8, 10), latent_dim=5, n_steps=3, n_candidates=2)
 DIGITS = Path(__file__).parents[2] / "pretrained" / "esvae-digits.safetensors"
@@ -111,6 +112,29 @@ def test_the_readout_is_counted_on_the_spikes_of_every_step(rng: torch.Generator
         torch.ones(1, 1, 32, 32), torch.ones(1, 1, 3, 3), padding=1
     )  # symmetric: its own adjoint
     assert layers["accumulates"]["decoder.readout"] * 2 == (spikes.sum((0, 1, 2)) * reach[0, 0]).sum()
+
+
+class Thresholds(nn.Module):
+    """A neuron of one's own, called as `LIF` is: without a memory."""
+
+    backend = "scan"
+
+    def forward(self, x_seq: Tensor, norm: nn.Module, x_bias: Tensor, n_repeats: int = 1) -> Tensor:
+        return (norm(x_seq, x_bias, n_repeats) > 0.2).float().expand(len(x_seq) * n_repeats, *x_seq.shape[1:])
+
+    def summed(self, x_seq: Tensor, coefficients: Tensor, norm: nn.Module, x_bias: Tensor) -> Tensor:
+        return sum_over_time(coefficients, self(x_seq, norm, x_bias))
+
+
+def test_neurons_of_ones_own_are_counted_as_lif_neurons_are(rng: torch.Generator) -> None:
+    model = build_model(CONFIG).eval()
+    layers = count_operations(model, lambda: model(torch.rand(2, 1, 32, 32), rng), 2).layers
+    for block in model.modules():
+        if isinstance(block, SpikingBlock):
+            block.lif = Thresholds()
+    others = count_operations(model, lambda: model(torch.rand(2, 1, 32, 32), rng), 2).layers
+    assert others["layer"].tolist() == layers["layer"].tolist()
+    assert others["firing_rate"].notna().equals(layers["firing_rate"].notna())
 
 
 @pytest.mark.parametrize("name", MODELS)
