@@ -46,7 +46,8 @@ def metric_lines(record: dict[str, Any]) -> list[str]:
     """Each number with its protocol and what real images score; then what was left out, and why."""
     lines = [_metric_line(name, record[name]) for name in EVERY_METRIC if name in record]
     if "lif_backend" in record:
-        lines.append(f"{record['epoch_rule']}; LIF backend {record['lif_backend']}")
+        backend = f"; LIF backend {record['lif_backend']}" if record["lif_backend"] else ""  # none: it does not spike
+        lines.append(record["epoch_rule"] + backend)
     return lines + [f"{name} left out: {reason}" for name, reason in record.get("left_out", {}).items()]
 
 

@@ -14,7 +14,7 @@ from data import load_split, to_unit_range
 from errors import UserError
 from metrics import EIGHT_BIT, MEAN_IMAGE, eight_bit_loss, evaluate_reconstruction, mean_image_loss
 from models import load_model, read_metadata
-from neurons import set_backend
+from neurons import backend_of, set_backend
 from provenance import provenance
 from training.device import resolve_backend, resolve_device
 from training.log import interleave_rows, save_grid
@@ -124,7 +124,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "config": run.get("config"),
         "model": model.config.to_dict(),
         "seed": request.seed,
-        "lif_backend": resolve_backend(request.backend, device),
+        "lif_backend": backend_of(model),
     }
     return record | provenance(device), pictures
 

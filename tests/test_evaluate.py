@@ -391,6 +391,17 @@ def test_the_first_images_of_a_file_alone(tmp_path: Path) -> None:
     assert measured["n_images"] == 200
 
 
+def test_a_model_that_does_not_spike_has_no_backend(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ("--dataset", "digits", "--model", "ann_vae", "--epochs", "1", "--train-images", "25", "--name", "run")
+    assert run_program(train.main, flags) == 0
+    assert run(Path("runs/run"), "--n-images", "2") == 0
+    (start,) = json.loads(Path("runs/run/config.json").read_text())["starts"]
+    assert start["lif_backend"] is json.loads(Path("runs/run/evaluation.json").read_text())["lif_backend"] is None
+    said = capsys.readouterr().out
+    assert "LIF backend" not in said and "last epoch" in said
+
+
 def test_a_models_fad_is_that_of_its_samples(trained: Path, score: Callable, tmp_path: Path) -> None:
     """The digits model makes images of MNIST's size, so it may be compared with MNIST; no data set is needed."""
     flags = ("--dataset", "mnist", "--metrics", "fad", "--n-samples", "150", "--seed", "3")

@@ -79,7 +79,7 @@ def _start(run: Run) -> dict[str, Any]:
     """What config.json keeps of a start: where it went on, with what, how and when."""
     identity = run.config.identity()
     runtime = {name: value for name, value in run.config.to_dict().items() if name not in identity}
-    resolved = {"lif_backend": run.runtime.backend, "precision": run.runtime.precision}
+    resolved = {"lif_backend": backend_of(run.model), "precision": run.runtime.precision}
     return {"runtime": runtime} | resolved | {"epoch": run.epoch} | provenance(run.device)
 
 
