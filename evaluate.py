@@ -29,6 +29,8 @@ from files import write_json
 from training.config import Backend, Dataset
 from training.device import keep_freed_memory
 
+EVALUATION_FILE = "evaluation.json"
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -57,7 +59,7 @@ class Arguments:
     seed: int = 0
     """of the posterior's and the prior's noise"""
     json: Path | None = None
-    """file for the numbers; evaluation.json beside the pictures if None"""
+    """file for the numbers; evaluation.json beside the pictures if None. Pictures of another evaluation there stay"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     backend: Backend = "auto"
@@ -69,17 +71,22 @@ def main(argv: list[str]) -> None:
     a = parse_arguments(Arguments, argv, __doc__)
     metrics = _checked_metrics(a)
     folder = output_folder(a.images or a.checkpoint)
-    file = a.json or folder / "evaluation.json"
+    file = a.json or folder / EVALUATION_FILE
     asked = _asked(a, metrics)
-    if a.json is None:
-        check_replaceable(file, asked)
+    draws = True
+    try:
+        check_replaceable(folder / EVALUATION_FILE, asked)
+    except UserError:
+        if a.json is None:
+            raise
+        draws = file == folder / EVALUATION_FILE  # else the pictures there are of another evaluation
     keep_freed_memory()
     record, pictures = _images(a, metrics) if a.images else _checkpoint(a, metrics)
     print(as_text(comparison(record)), end="\n\n")
     for line in metric_lines(record):
         print(line)
     write_json(file, record | {"asked": asked})
-    for path in [file, *save_pictures(pictures, folder)]:
+    for path in [file, *save_pictures(pictures if draws else {}, folder)]:
         print(path)
 
 

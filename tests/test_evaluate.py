@@ -285,7 +285,9 @@ def test_an_evaluation_is_replaced_by_one_that_says_as_much(
         assert run(Path("run"), *flags.split()) == 2
         said = f"run/evaluation.json is an evaluation with other {differs}: give --json FILE, or remove it"
         assert said in capsys.readouterr().err and Path("run/evaluation.json").read_bytes() == before
+    pictures = {file: file.read_bytes() for file in Path("run").glob("evaluation-*.png")}
     assert run(Path("run"), "--n-images", "2", "--json", "mine.json") == 0 and Path("mine.json").exists()
+    assert pictures == {file: file.read_bytes() for file in Path("run").glob("evaluation-*.png")} != {}
     assert run(Path("run")) == 0
 
 
