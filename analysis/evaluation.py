@@ -68,18 +68,21 @@ def check_replaceable(file: Path, asked: dict[str, Any]) -> None:
 
     Args:
         file: of the record.
-        asked: `metrics`, `n_images` and `n_samples`, None for all, and whatever else decides the numbers.
+        asked: `metrics`, `n_images` and `n_samples`, None for all, `dataset`, None for the one that the model was
+            trained on, and whatever else decides the numbers.
 
     Raises:
         UserError: there is one of another file, by other settings, or with metrics or images that this one lacks.
     """
     try:
-        old = json.loads(file.read_text())["asked"]
+        record = json.loads(file.read_text())
+        old, trained_on = record["asked"], (record.get("config") or {}).get("dataset")
         lost = set(old["metrics"]) - set(asked["metrics"])
         fewer = {name for name in ("n_images", "n_samples") if asked[name] not in (None, old[name])}
-        exact = asked.keys() - {"metrics", "n_images", "n_samples"}
+        exact = asked.keys() - {"metrics", "n_images", "n_samples", "dataset"}
         differs = fewer | {name for name in exact if asked[name] != old[name]}
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):  # none, or one that says nothing
+        differs |= {"dataset"} if (asked["dataset"] or trained_on) != record["dataset"] else set()
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):  # no evaluation
         return
     if lost or differs:
         what = ", ".join(sorted(differs | lost))

@@ -279,8 +279,14 @@ def test_an_evaluation_is_replaced_by_one_that_says_as_much(
     shutil.copytree(trained, "run")
     assert run(Path("run"), "--n-images", "3") == 0
     assert run(Path("run"), "--n-images", "3") == 0
+    assert run(Path("run"), "--n-images", "3", "--dataset", "digits") == 0  # what it was trained on
+    assert run(Path("run"), "--n-images", "3") == 0
     before = Path("run/evaluation.json").read_bytes()
-    for flags, differs in (("--n-images 2", "n_images"), ("--seed 1", "seed")):
+    for flags, differs in (
+        ("--n-images 2", "n_images"),
+        ("--seed 1", "seed"),
+        ("--n-images 3 --dataset mnist", "dataset"),
+    ):
         capsys.readouterr()
         assert run(Path("run"), *flags.split()) == 2
         said = f"run/evaluation.json is an evaluation with other {differs}: give --json FILE, or remove it"
