@@ -108,7 +108,11 @@ class LIF(neuron.LIFNode):
                 one pass and never call the module, so hooks on it stay silent.
             x_bias: see tdBN.
             n_repeats: number of steps that x_seq stands for, if more than its own.
+
+        Raises:
+            ValueError: a membrane left by a batch of another shape, or `norm` for another number of channels.
         """
+        self._check_shapes(x_seq, norm)
         if n_repeats > 1 and len(x_seq) > 1:
             raise ValueError(f"only a single step can be repeated, x_seq has {len(x_seq)}")
         if self._is_fused(x_seq, norm):
@@ -129,14 +133,23 @@ class LIF(neuron.LIFNode):
         `native` and `triton` add the spikes up as they make them and store none, unless hooks of this module watch.
 
         Raises:
-            ValueError: not one coefficient for each step, or some that want a gradient.
+            ValueError: not one coefficient for each step, or some that want a gradient; shapes as above.
         """
+        self._check_shapes(x_seq, norm)
         if coefficients.shape != x_seq.shape[:1] or coefficients.requires_grad:
             raise ValueError(f"wants {len(x_seq)} coefficients without a gradient, got {coefficients}")
         watched = self._forward_hooks or self._forward_pre_hooks
         if watched or not self._is_fused(x_seq, norm):
             return sum_over_time(coefficients, self(x_seq, norm, x_bias)).to(x_seq)
         return self._fused(x_seq, norm, x_bias, 1, coefficients.float().contiguous()).to(x_seq)
+
+    def _check_shapes(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> None:
+        """Kernels take sizes from x_seq: of other tensors that are smaller, they would read the memory behind."""
+        if isinstance(self.v, Tensor) and self.v.shape != x_seq.shape[1:]:
+            found = f"{list(self.v.shape)}, not {list(x_seq.shape[1:])} as a step of the current"
+            raise ValueError(f"the membrane is {found}: reset_state() before a batch of another shape")
+        if norm is not None and len(norm.weight) != x_seq.shape[2]:
+            raise ValueError(f"the norm is of {len(norm.weight)} channels, the current has {x_seq.shape[2]}")
 
     def _is_fused(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> bool:
         """Whether compiled kernels do tdBN and LIF together."""

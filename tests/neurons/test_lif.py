@@ -220,6 +220,24 @@ def test_a_batch_of_no_images_has_no_spikes(name: str) -> None:
     assert spikes.shape == current.grad.shape == (5, 0, 4, 6)
 
 
+@pytest.mark.parametrize(("first", "second"), [(4, 8), (8, 4), (1, 4), (4, 1)])
+def test_the_membrane_of_a_batch_of_another_size_is_refused(backend, first: int, second: int) -> None:
+    lif = backend.lif("paper")
+    lif(torch.ones(3, first, 5, device=backend.device))
+    with pytest.raises(ValueError, match=rf"\[{first}, 5\], not \[{second}, 5\].*reset_state"):
+        lif(torch.ones(3, second, 5, device=backend.device))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("sums_up", [True, False])
+def test_a_norm_for_another_number_of_channels_is_refused(backend, sums_up: bool, training: bool) -> None:
+    norm = ThresholdDependentBatchNorm(3, 0.2).to(backend.device).train(training)
+    current = torch.ones(2, 4, 7, device=backend.device)
+    lif = backend.lif("paper")
+    with torch.no_grad(), pytest.raises(ValueError, match="3 channels, the current has 7"):
+        lif.summed(current, torch.ones(2, device=backend.device), norm) if sums_up else lif(current, norm)
+
+
 def test_scan_keeps_channels_last() -> None:
     spikes = make_lif("paper", "scan")(LAYOUTS["channels_last"](5))
     assert spikes.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
