@@ -52,10 +52,23 @@ def spike_conv(layer: SpikeLayer, spikes: Tensor, gradient_dtype: torch.dtype = 
         [N, C', H', W'], channels_last.
 
     Raises:
-        ValueError: a value that is neither 0 nor 1.
+        ValueError: a value that is neither 0 nor 1, or another layer or other types than these.
     """
+    _check(layer, spikes)
     rows = spikes.contiguous(memory_format=torch.channels_last)
     return _SpikeConv.apply(rows, layer.weight, _Shape.of(layer, spikes), gradient_dtype)
+
+
+def _check(layer: SpikeLayer, spikes: Tensor) -> None:
+    """The kernels know one kind of convolution, and take sizes from it: they would read behind smaller tensors."""
+    settings = layer.groups, tuple(layer.dilation), layer.padding_mode, isinstance(layer.padding, str)
+    if settings != (1, (1, 1), "zeros", False):
+        raise ValueError(f"wants no groups, no dilation and a padding of so many zeros, got {layer}")
+    if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in (layer.weight, spikes)):
+        kinds = f"{layer.weight.dtype} on {layer.weight.device} and {spikes.dtype} on {spikes.device}"
+        raise ValueError(f"wants weights and spikes in float32 on a CPU, got {kinds}")
+    if spikes.dim() != 4 or spikes.shape[1] != layer.in_channels:
+        raise ValueError(f"wants spikes [N, {layer.in_channels}, H, W], got {list(spikes.shape)}")
 
 
 @dataclass(frozen=True)

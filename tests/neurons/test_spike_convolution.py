@@ -97,6 +97,29 @@ def test_what_is_no_spike_is_refused(value: float, place: int) -> None:
         spike_conv(nn.Conv2d(5, 3, 3), spikes)
 
 
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    {
+        "groups": (nn.Conv2d(4, 8, 3, groups=2), "no groups"),
+        "dilation": (nn.ConvTranspose2d(4, 8, 3, dilation=2), "no dilation"),
+        "circular padding": (nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular"), "zeros"),
+        "padding by name": (nn.Conv2d(4, 8, 3, padding="same"), "zeros"),
+        "float64": (nn.Conv2d(4, 8, 3).double(), "torch.float64 on cpu"),
+        "another device": (nn.Conv2d(4, 8, 3, device="meta"), "float32 on meta"),
+        "fewer channels": (nn.Conv2d(2, 8, 3), r"\[N, 2, H, W\], got \[2, 4, 6, 6\]"),
+    }.values(),
+)
+def test_what_the_kernels_do_not_know_is_refused(layer: nn.Module, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        spike_conv(layer, torch.ones(2, 4, 6, 6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.bool])
+def test_spikes_of_another_type_are_refused_by_its_name(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=f"float32 on cpu and {dtype}"):
+        spike_conv(nn.Conv2d(4, 8, 3), torch.ones(2, 4, 6, 6, dtype=dtype))
+
+
 def test_memory_layouts_make_no_difference(rng: Generator) -> None:
     layer = nn.Conv2d(8, 5, 3, 2, 1)
     spikes = random_spikes(rng, 4, 8, 6, 6)
