@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from neurons.precision import full_precision
+
 MMD_BANDWIDTHS = tuple(0.25 * 2.0**i for i in range(5))  # factors on the mean squared distance
 
 
@@ -17,8 +19,8 @@ def mmd2(x: Tensor, y: Tensor) -> Tensor:
 
     The kernel is a sum of five Gaussians, exp(-d2 / b_i) with b_i = b / 4 * 2^i, where d2 is the squared
     Euclidean distance and b the mean d2 over all pairs of the pooled batch (no gradient through b). The
-    biased estimate: diagonals are included. Needs N x N memory, not N x N x D. Computed in float32 at least:
-    the distances' sum is beyond float16.
+    biased estimate: diagonals are included. Needs N x N memory, not N x N x D. Computed in float32 at least, under
+    autocast too: the distances' sum is beyond float16.
 
     Args:
         x: posterior rates r_p, [N, D].
@@ -42,7 +44,8 @@ def mmd2(x: Tensor, y: Tensor) -> Tensor:
 def _squared_distances(points: Tensor) -> Tensor:
     """[N, D] -> [N, N], from the Gram matrix; exactly 0 on the diagonal."""
     points = points - points[:1].detach()  # distances stay; points that coincide get exactly 0
-    gram = points @ points.T
+    with full_precision(points):
+        gram = points @ points.T
     norms = gram.diagonal()
     return (norms[:, None] + norms[None, :] - 2 * gram).clamp(min=0)
 

@@ -39,6 +39,13 @@ def test_mmd2_in_float32_at_the_papers_size_stays_near_float64() -> None:
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
 
+def test_mmd2_is_not_rounded_by_autocast() -> None:
+    x, y = torch.rand((2, 64, 16), generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = mmd2(x, y)
+    assert found.equal(mmd2(x, y))
+
+
 def test_mmd2_does_not_depend_on_the_order_of_its_batches() -> None:
     x, y = rates(6), rates(9, seed=1)
     torch.testing.assert_close(mmd2(x, y), mmd2(y, x), rtol=0, atol=1e-14)
