@@ -97,7 +97,7 @@ class Config:
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
     precision: PrecisionChoice = field(default="auto", metadata=RUNTIME)
     """bf16: on a GPU synapses multiply and spikes are stored in bfloat16, on a CPU only gradients of spikes do;
-    auto takes it for a spiking model on a GPU with backend triton, else fp32"""
+    auto takes it for a spiking model with backend triton on a GPU that multiplies it, else fp32"""
     cuda_graph: CudaGraph = field(default="auto", metadata=RUNTIME)
     """record the training step as a CUDA graph and replay it; auto does on a GPU but with cupy or --deterministic"""
     deterministic: bool = field(default=False, metadata=RUNTIME)

@@ -8,6 +8,8 @@ from models.backbone import set_gradient_dtype
 from neurons import backend_of
 from training.config import Precision, PrecisionChoice
 
+BF16_CAPABILITY = (8, 0)  # compute capability from which on NVIDIA's GPUs multiply bfloat16
+
 
 def resolve_precision(name: PrecisionChoice, model: nn.Module, device: torch.device) -> Precision:
     """`auto` takes bf16 where it was measured to be faster and to train as well, docs/results.md, and else fp32.
@@ -16,7 +18,13 @@ def resolve_precision(name: PrecisionChoice, model: nn.Module, device: torch.dev
     """
     if name != "auto":
         return name
-    return "bf16" if device.type == "cuda" and backend_of(model) == "triton" else "fp32"
+    is_faster = device.type == "cuda" and backend_of(model) == "triton" and _multiplies_bf16(device)
+    return "bf16" if is_faster else "fp32"
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Whether a GPU has instructions for it; with older ones PyTorch emulates it, and convolves without cuDNN."""
+    return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

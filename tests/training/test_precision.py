@@ -143,19 +143,22 @@ def test_a_run_in_bf16_trains_says_so_and_may_go_on_in_fp32(
 
 
 @pytest.mark.parametrize(
-    ("backend", "device", "found"),
+    ("backend", "device", "capability", "found"),
     [
-        ("triton", CUDA, "bf16"),
-        ("triton", CPU, "fp32"),
-        ("scan", CUDA, "fp32"),
-        ("cupy", CUDA, "fp32"),
-        (None, CUDA, "fp32"),
+        ("triton", CUDA, (9, 0), "bf16"),
+        ("triton", CUDA, (8, 0), "bf16"),
+        ("triton", CUDA, (7, 5), "fp32"),  # has no instructions for it
+        ("triton", CPU, None, "fp32"),
+        ("scan", CUDA, (9, 0), "fp32"),
+        ("cupy", CUDA, (9, 0), "fp32"),
+        (None, CUDA, (9, 0), "fp32"),
     ],
 )
 def test_auto_is_bf16_for_spikes_by_triton_on_a_gpu(
-    backend: str | None, device: torch.device, found: str, monkeypatch: pytest.MonkeyPatch
+    backend: str | None, device: torch.device, capability: tuple[int, int], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training.precision, "backend_of", lambda _: backend)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert resolve_precision("auto", nn.Identity(), device) == found
     assert [resolve_precision(name, nn.Identity(), device) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
 
