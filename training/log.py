@@ -60,12 +60,14 @@ class CsvLog:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
 
     def _truncate(self, last_epoch: int) -> None:
-        header, *rows = self.path.read_text().splitlines() or [""]
+        text = self.path.read_text()
+        header, *rows = text.splitlines() or [""]
         # A row with fewer commas than the header is the torn end of a run that was killed: 1 may have been 12.
         whole = [row for row in rows if row.count(",") == header.count(",")]
         kept = [row for row in whole if row.split(",")[0].isdigit() and int(row.split(",")[0]) <= last_epoch]
-        if len(kept) < len(rows):
-            write_atomically(self.path, "".join(f"{line}\n" for line in [header, *kept]).encode())
+        content = "".join(f"{line}\n" for line in [header, *kept])
+        if content != text:  # the last line may lack its end, which the next row would be written behind
+            write_atomically(self.path, content.encode())
         if not kept:
             self.path.unlink()
 

@@ -31,6 +31,7 @@ def test_rows_are_appended_under_one_header(tmp_path: Path) -> None:
         ("epoch,loss\n1,0.5\n", 1, "epoch,loss\n1,0.5\n"),
         ("epoch,loss\n1,0.5\n", 0, None),
         ("epoch,loss\n11,0.5\n1", 11, "epoch,loss\n11,0.5\n"),
+        ("epoch,loss\n1,0.5\n2,0.4", 2, "epoch,loss\n1,0.5\n2,0.4\n"),
         ("epoch,loss\n1,0.5\nx,y\n", 1, "epoch,loss\n1,0.5\n"),
         ("epo", 3, None),
         ("", 3, None),
