@@ -138,8 +138,8 @@ class LIF(neuron.LIFNode):
         self._check_shapes(x_seq, norm)
         if coefficients.shape != x_seq.shape[:1] or coefficients.requires_grad:
             raise ValueError(f"wants {len(x_seq)} coefficients without a gradient, got {coefficients}")
-        watched = self._forward_hooks or self._forward_pre_hooks
-        if watched or not self._is_fused(x_seq, norm):
+        hooks = self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks
+        if any(hooks) or not self._is_fused(x_seq, norm):
             return sum_over_time(coefficients, self(x_seq, norm, x_bias)).to(x_seq)
         return self._fused(x_seq, norm, x_bias, 1, coefficients.float().contiguous()).to(x_seq)
 

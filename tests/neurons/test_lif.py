@@ -124,6 +124,17 @@ def test_hooks_see_neurons_whose_spikes_are_summed(backend, register: str, varia
         torch.testing.assert_close(summed, seen[0].sum(0))
 
 
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_hooks_see_the_gradient_of_neurons_whose_spikes_are_summed(backend, register: str) -> None:
+    norm = ThresholdDependentBatchNorm(4, v_threshold=0.2).to(backend.device)
+    current = LAYOUTS["image"](5).to(backend.device).requires_grad_()
+    lif, seen = backend.lif("paper"), []
+    getattr(lif, register)(lambda _, *gradients: seen.append(gradients[-1][0].cpu()))
+    lif.summed(current, torch.arange(5.0, device=backend.device), norm).sum().backward()
+    (gradient,) = seen
+    assert gradient.equal(torch.arange(5.0).view(5, 1, 1, 1, 1).expand(current.shape))
+
+
 def test_coefficients_may_lie_anywhere_in_memory(backend, variant: str) -> None:
     norm, current = ThresholdDependentBatchNorm(4, v_threshold=0.2).to(backend.device), LAYOUTS["image"](5)
     spread = torch.arange(10.0).to(backend.device)[::2]
