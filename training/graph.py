@@ -93,9 +93,10 @@ def capture(function: Callable[[], Result], noise: Generator) -> tuple[Callable[
     Every run draws from `noise` what the function itself would have drawn.
     """
     graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(noise)
-    with torch.cuda.device(noise.device), torch.cuda.graph(graph, stream=torch.cuda.Stream()):
-        result = function()
+    with torch.cuda.device(noise.device):
+        graph.register_generator_state(noise)  # keeps seed and offset on the device that is current
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
+            result = function()
     return graph.replay, result
 
 

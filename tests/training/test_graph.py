@@ -3,9 +3,11 @@
 import copy
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from errors import UserError
 from training import graph
 from training.config import preset
 from training.evaluation import evaluate_reconstruction
-from training.graph import WARM_UP_STEPS, GraphedPass, GraphedStep, resolve_graph
+from training.graph import WARM_UP_STEPS, GraphedPass, GraphedStep, capture, resolve_graph
 from training.run import prepare
 from training.schedule import set_learning_rates
 
@@ -198,6 +200,32 @@ def test_another_model_than_the_recorded_one_is_refused(arguments: tuple, monkey
         graphed(model, optimizer, torch.ones(4, 1), noise)
     with pytest.raises(ValueError, match="recorded with"):
         graphed(copy.deepcopy(model), optimizer, torch.ones(4, 1), noise)
+
+
+def test_everything_of_a_graph_is_made_on_the_device_of_its_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    current, made_on = ["cuda:0"], {}
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(str(chosen))
+        yield
+        current.pop()
+
+    @contextmanager
+    def record(*_: Any, stream: str) -> Iterator[None]:
+        made_on.update(stream=stream, work=current[-1])
+        yield
+
+    def registers(noise: Any) -> None:
+        made_on["noise"] = current[-1]
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: current[-1])
+    fake_graph = SimpleNamespace(register_generator_state=registers, replay=lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: fake_graph)
+    _, result = capture(lambda: current[-1], SimpleNamespace(device=torch.device("cuda:1")))
+    assert made_on == {"noise": "cuda:1", "stream": "cuda:1", "work": "cuda:1"} and result == "cuda:1"
 
 
 def test_a_recorded_pass_answers_for_each_batch_and_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
