@@ -33,13 +33,14 @@ class PoissonSampler(nn.Module):
             uniform: given noise in [0, 1), [T, N, D], instead of a fresh draw.
 
         Returns:
-            spikes z, 0 or 1, [T, N, D].
+            spikes z, 0 or 1, [T, N, D], in the type of the rates.
         """
         if uniform is None:
-            uniform = torch.rand((self.n_steps, *rate.shape), generator=generator, device=rate.device, dtype=rate.dtype)
+            dtype = torch.promote_types(rate.dtype, torch.float32)  # bfloat16's has 256 values: too few for low rates
+            uniform = torch.rand((self.n_steps, *rate.shape), generator=generator, device=rate.device, dtype=dtype)
         elif uniform.shape != (self.n_steps, *rate.shape):
             raise ValueError(f"uniform must have shape {(self.n_steps, *rate.shape)}, got {tuple(uniform.shape)}")
-        return self.surrogate(rate - uniform)
+        return self.surrogate(rate - uniform).to(rate)
 
     def extra_repr(self) -> str:
         return f"n_steps={self.n_steps}"

@@ -22,6 +22,16 @@ def test_the_mean_of_many_spikes_is_the_rate(rate: float, rng: torch.Generator) 
     assert abs(spikes.mean().item() - rate) < 4 * sigma
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_low_rates_are_drawn_right_in_any_type(dtype: torch.dtype, rng: torch.Generator) -> None:
+    rate = torch.full((50_000, 1), 2.0**-10, dtype=dtype, requires_grad=True)
+    spikes = sampler()(rate, generator=rng)
+    spikes.sum().backward()
+    assert spikes.dtype == rate.grad.dtype == dtype and rate.grad.any()
+    sigma = (2.0**-10 / spikes.numel()) ** 0.5
+    assert abs(spikes.double().mean().item() - 2.0**-10) < 4 * sigma
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
 def test_spike_counts_follow_the_binomial_law(rate: float, rng: torch.Generator) -> None:
     stats = pytest.importorskip("scipy.stats")
