@@ -73,13 +73,7 @@ def main(argv: list[str]) -> None:
     folder = output_folder(a.images or a.checkpoint)
     file = a.json or folder / EVALUATION_FILE
     asked = _asked(a, metrics)
-    draws = True
-    try:
-        check_replaceable(folder / EVALUATION_FILE, asked)
-    except UserError:
-        if a.json is None:
-            raise
-        draws = file == folder / EVALUATION_FILE  # else the pictures there are of another evaluation
+    draws = _may_draw(a, folder / EVALUATION_FILE, asked)
     keep_freed_memory()
     record, pictures = _images(a, metrics) if a.images else _checkpoint(a, metrics)
     print(as_text(comparison(record)), end="\n\n")
@@ -88,6 +82,21 @@ def main(argv: list[str]) -> None:
     write_json(file, record | {"asked": asked})
     for path in [file, *save_pictures(pictures if draws else {}, folder)]:
         print(path)
+
+
+def _may_draw(a: Arguments, beside: Path, asked: dict[str, Any]) -> bool:
+    """Whether the pictures may be written: those of another evaluation stay where --json sends the numbers elsewhere.
+
+    Raises:
+        UserError: they would replace another evaluation.
+    """
+    try:
+        check_replaceable(beside, asked)
+    except UserError:
+        if a.json is None:
+            raise
+        return a.json == beside
+    return True
 
 
 def _asked(a: Arguments, metrics: tuple[str, ...]) -> dict[str, Any]:

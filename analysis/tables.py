@@ -95,6 +95,7 @@ def in_every_format(name: str, table: pd.DataFrame, headings: Mapping[str, str])
 def sections(files: Mapping[str, str]) -> dict[str, str]:
     """What stands between the page's markers, by their name: the Markdown files, their links from docs/."""
     tables = {Path(name).stem: content for name, content in files.items() if name.endswith(".md")}
+    # One folder less to go up; the spaces keep the columns of the table as wide.
     return {name: re.sub(r"\]\(\.\./(\.\./\S+\))", r"](\1   ", content) for name, content in tables.items()}
 
 
