@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from cli import parse_arguments, run_program
+from data import DATASETS
 from files import write_atomically
 from metrics.fad import (
     FULL_EPOCHS,
@@ -38,6 +39,8 @@ from training.device import keep_freed_memory
 from training.folder import read_record
 from training.log import METRICS_FILE
 from training.loop import fit
+
+BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,13 @@ class Arguments:
     """start over, replacing the run in the folder"""
 
 
-def recipe(dataset: str) -> Config:
-    """The released program's settings as a run of the training loop."""
+def recipe(dataset: str, n_images: int | None = None) -> Config:
+    """The released program's settings as a run of the training loop; fewer than 250 training images are one batch."""
     return Config(
         dataset=dataset,
         model="autoencoder",  # no choice of train.py: it generates nothing
         epochs=FULL_EPOCHS,
-        batch_size=250,
+        batch_size=max(2, min(BATCH, n_images or DATASETS[dataset].n_train)),
         lr=1e-3,
         weight_decay=0.01,
         latent_dim=PUBLISHED_NAMES.get(dataset, ("digits", 64))[1],
@@ -85,7 +88,7 @@ def main(argv: list[str]) -> None:
     a = parse_arguments(Arguments, argv, __doc__)
     keep_freed_memory()
     settings = {f: getattr(a, f) for f in ("epochs", "train_images", "seed", "data_dir", "runs_dir", "device")}
-    folder = fit(replace(recipe(a.dataset), **settings), a.fresh)
+    folder = fit(replace(recipe(a.dataset, a.train_images), **settings), a.fresh)
     if a.release:
         for path in release(a.dataset, folder, a.data_dir):
             print(path)

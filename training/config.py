@@ -115,6 +115,9 @@ class Config:
             raise UserError("--batch-size must be at least 2: batch statistics and the MMD need a batch")
         if self.train_images is not None and self.train_images < self.batch_size:
             raise UserError(f"--train-images {self.train_images} is less than one batch of {self.batch_size}")
+        n_train = DATASETS[self.dataset].n_train
+        if self.train_images is not None and self.train_images > n_train:
+            raise UserError(f"--train-images {self.train_images} is more than {self.dataset} has: {n_train}")
         if self.name == "":
             raise UserError("--name must not be empty; leave it out for the default")
         for name in ("lr", "bottleneck_lr_factor"):

@@ -60,6 +60,11 @@ def test_fewer_images_are_a_reduced_budget_too(tmp_path: Path, monkeypatch: pyte
     assert "trained 1 of 1 epochs of 250 images, REDUCED" in description
 
 
+def test_fewer_images_than_the_recipes_batch_are_one_batch(tmp_path: Path) -> None:
+    assert train(tmp_path, "--epochs", "1", "--train-images", "100") == 0
+    assert pd.read_csv(tmp_path / "fad-digits" / "metrics.csv")["step"].tolist() == [1]
+
+
 def test_no_epoch_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert train(tmp_path, "--epochs", "0") == 2
     assert "--epochs must be at least 1" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -124,7 +124,9 @@ METRICS_CASES = [
         "--epochs must be at least 1",
         as_process=True,
     ),
-    Case("train_fad: too few images", "metrics.train_fad --dataset digits --train-images 10", "less than one batch"),
+    Case(
+        "train_fad: too few images", "metrics.train_fad --dataset digits --train-images 1", "less than one batch of 2"
+    ),
     Case(
         "train_fad: another run",
         "metrics.train_fad --dataset digits",

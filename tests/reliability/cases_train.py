@@ -14,6 +14,11 @@ TRAIN_CASES = [
         "--train-images 50 is less than one batch",
     ),
     Case(
+        "more images than there are, dry",
+        "train --dataset digits --train-images 5000 --dry-run",
+        "--train-images 5000 is more than digits has: 1500",
+    ),
+    Case(
         "bf16 where nothing computes in it",
         f"{RUN} --name new --precision bf16 --backend scan",
         "--precision bf16 on a CPU",
