@@ -35,7 +35,7 @@ class Arguments:
     """Turn results into tables."""
 
     results: Path = RESULTS
-    """folder of the results; tables go to its folder `tables`"""
+    """folder of the results, the experiments' in its folder `analysis`; tables go to its folder `tables`"""
     document: Path | None = None
     """page for the tables of runs and trials; if None those of docs/ are renewed, and none for --results of your own"""
 

@@ -85,7 +85,8 @@ class ModelConfig:
         if images.shape[1:] != expected:
             channels, size, _ = expected
             found = list(images.shape)
-            raise UserError(f"the model takes images [N, {channels}, {size}, {size}], got {found}: resize them first")
+            what_to_do = "resize them first" if images.dim() == 4 else "stack them to a batch"
+            raise UserError(f"the model takes images [N, {channels}, {size}, {size}], got {found}: {what_to_do}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -38,7 +38,8 @@ def test_a_model_can_be_copied_after_a_training_step(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("shape", [(2, 3, 7, 7), (2, 3, 16, 16), (2, 1, 8, 8), (3, 8, 8)])
 def test_images_of_another_size_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    message = rf"takes images \[N, 3, 8, 8\], got {re.escape(str(list(shape)))}"
+    what_to_do = "resize" if len(shape) == 4 else "stack them to a batch"
+    message = rf"takes images \[N, 3, 8, 8\], got {re.escape(str(list(shape)))}: {what_to_do}"
     with pytest.raises(UserError, match=message):
         build(name)(torch.zeros(shape))
     with pytest.raises(UserError, match=message):
