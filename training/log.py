@@ -47,13 +47,15 @@ class CsvLog:
         """Write one row; the first row's keys are the header.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: the file cannot be written, or another version of this program began it with other columns.
         """
-        is_new = not self.path.exists()
         try:
+            before = self.path.read_text() if self.path.exists() else ""
+            if before and before.splitlines()[0] != ",".join(row):
+                raise UserError(f"{self.path} has other columns than {', '.join(row)}: --fresh starts the run over")
             with self.path.open("a", newline="") as file:
                 writer = csv.DictWriter(file, list(row))
-                if is_new:
+                if not before:
                     writer.writeheader()
                 writer.writerow(row)
         except OSError as error:

@@ -51,6 +51,14 @@ def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         CsvLog(tmp_path / "absent" / "log.csv", 0).append({"epoch": 1})
 
 
+def test_a_log_of_other_columns_is_not_gone_on_with(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("epoch,mmd,loss\n1,0.1,0.5\n")
+    with pytest.raises(UserError, match=r"log\.csv has other columns than epoch, loss, mmd"):
+        CsvLog(file, 1).append({"epoch": 2, "loss": 0.4, "mmd": 0.1})
+    assert file.read_text() == "epoch,mmd,loss\n1,0.1,0.5\n"
+
+
 def test_a_sound_log_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, no_more_files: Callable) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,loss\n")
     with pytest.raises(UserError) as refused, no_more_files():
