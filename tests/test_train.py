@@ -47,7 +47,7 @@ BAD_INPUT = {
     "--batch-size 51": "--train-images 50 is less than one batch of 51",
     "--batch-size 1501 --train-images None": "--batch-size 1501 is more than the 1500 training images",
     "--batch-size 1501 --train-images None --no-drop-last": "--batch-size 1501 is more than",
-    "--train-images 1501": "has only 1500 images",
+    "--train-images 1501": "--train-images 1501 is more than digits has: 1500",
     "--train-images 0": "--train-images 0 is less than one batch",
     "--lr -1": "--lr must be positive, got -1.0",
     "--lr 0": "--lr must be positive, got 0.0",

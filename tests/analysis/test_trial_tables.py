@@ -38,12 +38,12 @@ def test_a_recipe_is_a_line_with_a_column_per_model_best_first(tmp_path: Path) -
 
 
 def test_a_switch_is_a_line_with_its_difference_to_the_paper(tmp_path: Path) -> None:
-    a, rows = Arguments("digits"), []
-    for name, change in switches("digits", a.batch_size).items():
+    a, rows = Arguments("mnist"), []
+    for name, change in switches("mnist", a.batch_size).items():
         config = replace(a.base(), **change)
         for seed in a.seeds:
             identity = {
-                "dataset": "digits",
+                "dataset": "mnist",
                 "model": "esvae",
                 "train_images": a.train_images,
                 "epochs": 1,

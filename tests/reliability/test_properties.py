@@ -54,7 +54,7 @@ configs = st.builds(
         optional={
             "seed": st.integers(0, 2**32 - 1),
             "epochs": st.integers(1, 10**9),
-            "batch_size": st.integers(2, 10**6),
+            "batch_size": st.integers(2, 1000),
             "lr": positive,
             "bottleneck_lr_factor": positive,
             "weight_decay": st.floats(0, 1e6),
@@ -65,7 +65,7 @@ configs = st.builds(
             "horizontal_flip": st.booleans(),
             "lif_surrogate": st.sampled_from(("paper", "code")),
             "distance": st.sampled_from(("mmd", "kl")),
-            "train_images": st.one_of(st.none(), st.integers(10**6, 10**9)),
+            "train_images": st.one_of(st.none(), st.integers(1000, 1500)),
             "checkpoint_every": st.floats(0, 1e9),
             "name": st.one_of(st.none(), st.text("abc äß'\"\\", min_size=1)),
         },
