@@ -217,7 +217,8 @@ def draw(
         alpha = 0.4 if row.features == UNTRAINED else 1.0
         error = None if np.isnan(row.deviation) else row.deviation
         axis.barh(place, row.test_accuracy, xerr=error, color=colors.get(row.model, GREY), alpha=alpha)
-        axis.text(row.test_accuracy + 1.5, place, f"{row.test_accuracy:.2f}", va="center")
+        label = axis.text(row.test_accuracy + 1.5, place, f"{row.test_accuracy:.2f}", va="center")
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # the paper's lines pass behind
     axis.set_yticks(range(len(table)), [_tick(row.model, row.features) for row in table.itertuples()])
     axis.set_xlim(0, 110)
     axis.invert_yaxis()
