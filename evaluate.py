@@ -28,8 +28,7 @@ from errors import UserError
 from files import write_json
 from training.config import Backend, Dataset
 from training.device import keep_freed_memory
-
-EVALUATION_FILE = "evaluation.json"
+from training.folder import EVALUATION_FILE
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from training.config import Config
 from training.log import IMAGES_FOLDER, METRICS_FILE, RATES_FILE
 from training.state import STATE_FILE
 
-CONFIG_FILE, LOCK_FILE = "config.json", ".lock"
+CONFIG_FILE, EVALUATION_FILE, LOCK_FILE = "config.json", "evaluation.json", ".lock"
 LOCK_SECONDS = 1.0  # for which a start waits: whoever asks `is_running` holds the lock for a moment
 # What --fresh deletes, the state first: whatever ends the program in between, no run goes on without its log.
-OWN_FILES = (STATE_FILE, METRICS_FILE, RATES_FILE, MODEL_FILE, "evaluation.json")
+OWN_FILES = (STATE_FILE, METRICS_FILE, RATES_FILE, MODEL_FILE, EVALUATION_FILE)
 PICTURES = tuple(f"{IMAGES_FOLDER}/{name}*.png" for name in ("reconstructions", "samples"))
 EVALUATION_PICTURES = "evaluation-*.png"
 OWN_PATTERNS = (*PICTURES, EVALUATION_PICTURES, "events.out.tfevents.*")

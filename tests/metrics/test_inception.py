@@ -61,6 +61,14 @@ def images() -> Tensor:
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
+def bilinear(pixels: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Pixels [N, C, 32, 32] read at these places of both axes, from 0 to 31 and beyond, where the last is repeated."""
+    low, part = at.astype(int), at % 1
+    high = np.minimum(low + 1, 31)
+    rows = pixels[:, :, low] * (1 - part[:, None]) + pixels[:, :, high] * part[:, None]
+    return rows[..., low] * (1 - part) + rows[..., high] * part
+
+
 def test_the_papers_resize_is_pils_bicubic_in_float_clipped(images: Tensor) -> None:
     pixels = ((images + 1) / 2 * 255).numpy()
     expected = [
@@ -73,22 +81,14 @@ def test_the_papers_resize_is_pils_bicubic_in_float_clipped(images: Tensor) -> N
 def test_the_standard_resize_is_tensorflows_of_rounded_images(images: Tensor) -> None:
     """Output pixel i lies at i * 32 / 299 between its neighbours, the last of which is repeated."""
     pixels = np.rint((images.double().numpy() + 1) / 2 * 255)
-    at = np.arange(299) * 32 / 299
-    low, part = at.astype(int), at % 1
-    high = np.minimum(low + 1, 31)
-    rows = pixels[:, :, low] * (1 - part[:, None]) + pixels[:, :, high] * part[:, None]
-    expected = rows[..., low] * (1 - part) + rows[..., high] * part
+    expected = bilinear(pixels, np.arange(299) * 32 / 299)
     np.testing.assert_allclose(resize_standard(images), expected, atol=1e-2)
 
 
 def test_the_scores_resize_is_bilinear_between_the_middles_of_pixels(images: Tensor) -> None:
     """Neither rounded first nor with the corners aligned: the border's pixels are repeated beyond their middle."""
     pixels = (images.double().numpy() + 1) / 2 * 255
-    at = np.clip((np.arange(299) + 0.5) * 32 / 299 - 0.5, 0, 31)
-    low, part = at.astype(int), at % 1
-    high = np.minimum(low + 1, 31)
-    rows = pixels[:, :, low] * (1 - part[:, None]) + pixels[:, :, high] * part[:, None]
-    expected = rows[..., low] * (1 - part) + rows[..., high] * part
+    expected = bilinear(pixels, np.clip((np.arange(299) + 0.5) * 32 / 299 - 0.5, 0, 31))
     np.testing.assert_allclose(resize_imagenet(images), expected, atol=1e-2)
 
 
