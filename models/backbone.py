@@ -62,8 +62,9 @@ class SpikingBlock(nn.Module):
         if isinstance(layer, nn.Linear):
             return F.linear(x, layer.weight)
         if isinstance(layer, nn.ConvTranspose2d):
-            return F.conv_transpose2d(x, layer.weight, None, layer.stride, layer.padding, layer.output_padding)
-        return F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
+            shape = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+            return F.conv_transpose2d(x, layer.weight, None, *shape)
+        return F.conv2d(x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 def set_gradient_dtype(module: nn.Module, dtype: torch.dtype) -> None:

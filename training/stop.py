@@ -51,4 +51,4 @@ def stop_request(deadline: float = float("inf")) -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set from Python, which cannot set it again

@@ -48,6 +48,18 @@ def test_handlers_are_given_back_whatever_happens() -> None:
     assert handlers() == before
 
 
+def test_a_handler_that_python_did_not_set_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """signal.signal returns None for one: stood in for here, since only C code can set such a handler."""
+    before, install = handlers(), signal.signal
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", lambda number, handler: install(number, handler) and None)
+        with stop_request():
+            pass
+    assert handlers() == [signal.SIG_DFL, signal.SIG_DFL]
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
 def test_a_deadline_asks_when_it_is_over() -> None:
     assert not StopRequest(time.monotonic() + 60)
     assert StopRequest(time.monotonic() - 1)
