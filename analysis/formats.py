@@ -1,4 +1,6 @@
-"""A table of cells as text for a terminal and as LaTeX; as Markdown it is `analysis.markdown`'s."""
+"""A table as text for a terminal, as Markdown and as LaTeX."""
+
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -10,8 +12,22 @@ LATEX_SPECIAL = {
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """Fixed-width text, empty cells as '-'."""
+    """Fixed-width text for a terminal, empty cells as '-'."""
     return table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}")
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
+    """Markdown that reads well unrendered; the first `left` columns on the left, the others on the right."""
+    lines = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    padded = [_padded(line, widths, left) for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
+
+
+def _padded(line: list[str], widths: list[int], left: int) -> list[str]:
+    cells = enumerate(zip(line, widths, strict=True))
+    return [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in cells]
 
 
 def as_latex(table: pd.DataFrame, left: int = 1) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.formats import markdown_table
 from analysis.lines import PROTOCOLS_JOINED_BY
-from analysis.markdown import markdown_table
 from analysis.published import DATASET_NAMES
 
 NOTHING = "-"

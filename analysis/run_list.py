@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.experiments import Experiments, Places
+from analysis.formats import markdown_table
 from analysis.generation import FAD_PROTOCOLS
-from analysis.markdown import markdown_table
 from analysis.results import is_done, read_result, trained
 from metrics import MEAN_IMAGE
 

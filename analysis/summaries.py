@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.encoder_classification import PIXELS, TRAINED, UNTRAINED
-from analysis.markdown import markdown_table
+from analysis.formats import markdown_table
 from analysis.output import read_experiment
 from analysis.published import DATASET_NAMES
 from analysis.subjects import model_label

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import precisions, recipe_search, variant_switches
-from analysis.markdown import markdown_table
+from analysis.formats import markdown_table
 from analysis.published import DATASET_NAMES
 from analysis.subjects import MODEL_NAMES
 from analysis.trials import read_trials

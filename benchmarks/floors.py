@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from analysis.markdown import markdown_table
+from analysis.formats import markdown_table
 from benchmarks.costs import Cost, LayerCost, Mode, layer_costs, total
 from benchmarks.throughput import calibrate, cpu_idle_fraction, time_steps, warn_if_busy
 from cli import parse_arguments, run_program

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.markdown import markdown_table
+from analysis.formats import markdown_table
 from errors import UserError
 from neurons import BACKENDS
 

@@ -15,9 +15,8 @@ import pytest
 from analysis import tables
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
 from analysis.experiments import Experiments, Places, Row, read_experiments
-from analysis.formats import as_latex
+from analysis.formats import as_latex, markdown_table
 from analysis.layout import latex_layout, markdown_layout
-from analysis.markdown import markdown_table
 from analysis.output import write_experiment
 from analysis.published import PAPER
 from analysis.release import card

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.markdown import markdown_table
+from analysis.formats import markdown_table
 from benchmarks import floors
 from benchmarks.costs import Cost, LayerCost, layer_costs, total
 from benchmarks.floors import H200, Arguments, Machine, copy_rate, floor, floor_table, layer_table, main, matrix_rate
