@@ -24,7 +24,7 @@ from tqdm import tqdm
 from analysis.command import Experiment, experiment_main
 from analysis.drawing import new_figure, styled
 from analysis.output import Result, describe
-from analysis.rate_histograms import RangeSum, SamplingRange, StageRates, intersection, stage_rates, wasserstein
+from analysis.rate_histograms import SamplingRange, StageRates, intersection, mean_range, stage_rates, wasserstein
 from analysis.rate_log import draw_epochs, read_rate_log
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
@@ -120,11 +120,10 @@ def _latents(subject: Subject, images: Tensor, seed: int) -> dict[str, Iterator[
 @torch.no_grad()
 def sampling_range(subject: Subject, images: Tensor, n_draws: int, seed: int) -> SamplingRange:
     """How z varies over `n_draws` draws for each of a few images, uint8 [N, C, H, W]."""
-    model, generator, found = subject.model, subject.generator(seed), RangeSum()
-    for x in tqdm(batches(images, 1), f"{subject.label}, sampling range", len(images), leave=False, disable=None):
-        same = model.encode(x).expand(-1, n_draws, -1)
-        found.add(model.sample_posterior(same, generator))
-    return found.mean()
+    model, generator = subject.model, subject.generator(seed)
+    parts = tqdm(batches(images, 1), f"{subject.label}, sampling range", len(images), leave=False, disable=None)
+    encoded = (model.encode(x).expand(-1, n_draws, -1) for x in parts)
+    return mean_range(model.sample_posterior(same, generator) for same in encoded)
 
 
 def numbers(rates: Rates, sampled: SamplingRange) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Histograms of firing rates, how far two of them agree, and how widely a posterior samples (Sec. IV-F)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -86,19 +86,14 @@ class SamplingRange:
     distinct_rates: float
 
 
-class RangeSum:
-    """Adds up `SamplingRange` over images, each given by the z [T, draws, D] drawn for it."""
+def mean_range(latents: Iterable[Tensor]) -> SamplingRange:
+    """Mean over images, each given by the z [T, draws, D] drawn for it."""
+    ranges = [astuple(_range_of_image(z)) for z in latents]
+    return SamplingRange(*np.mean(ranges, axis=0).tolist())
 
-    def __init__(self) -> None:
-        self.rows: list[tuple[float, ...]] = []
 
-    def add(self, z: Tensor) -> None:
-        """Count one image's draws."""
-        rates = z.mean(0)
-        varies = (rates != rates[0]).any(0).double().mean().item()
-        distinct = [len(torch.unique(values.flatten(1), dim=0)) for values in (z.transpose(0, 1), rates)]
-        self.rows.append((rates.double().var(0).mean().item(), varies, *distinct))
-
-    def mean(self) -> SamplingRange:
-        """Over the images."""
-        return SamplingRange(*(float(value) for value in np.mean(self.rows, axis=0)))
+def _range_of_image(z: Tensor) -> SamplingRange:
+    rates = z.mean(0)
+    varying = (rates != rates[0]).any(0).double().mean().item()
+    distinct = (len(torch.unique(values.flatten(1), dim=0)) for values in (z.transpose(0, 1), rates))
+    return SamplingRange(rates.double().var(0).mean().item(), varying, *distinct)

@@ -11,7 +11,7 @@ import torch
 from analysis.command import experiment_main
 from analysis.firing_rates import PANELS, STAGES, FiringRates, measure_rates, sampling_range
 from analysis.output import read_experiment
-from analysis.rate_histograms import RangeSum, intersection, rate_histograms, stage_rates, wasserstein
+from analysis.rate_histograms import intersection, mean_range, rate_histograms, stage_rates, wasserstein
 from analysis.rate_log import find_rate_log, read_rate_log
 from analysis.subjects import Subject, load_subjects
 from cli import run_program
@@ -87,10 +87,9 @@ def test_the_wasserstein_distance_is_the_cheapest_way_to_move_one_sample_onto_an
 def test_the_sampling_range_is_that_of_the_binomial(rng: torch.Generator) -> None:
     rates = torch.tensor([0.0, 0.25, 0.5, 1.0])
     z = (torch.rand(16, 20_000, 4, generator=rng) < rates).float()
-    found = RangeSum()
-    found.add(z)
-    assert found.mean().rate_variance == pytest.approx((rates * (1 - rates) / 16).mean().item(), rel=0.03)
-    assert found.mean().varying_units == 0.5
+    found = mean_range([z])
+    assert found.rate_variance == pytest.approx((rates * (1 - rates) / 16).mean().item(), rel=0.03)
+    assert found.varying_units == 0.5
 
 
 def test_an_esvae_samples_as_widely_as_the_binomial_of_its_encoders_rates(small_models: dict[str, Path]) -> None:
@@ -107,9 +106,8 @@ def test_an_esvae_samples_as_widely_as_the_binomial_of_its_encoders_rates(small_
 def test_distinct_draws_are_counted() -> None:
     z = torch.zeros(3, 4, 2)
     z[0, 1, 0] = z[1, 2, 0] = 1  # draws 1 and 2 fire once each, at another time; draws 0 and 3 never
-    found = RangeSum()
-    found.add(z)
-    assert (found.mean().distinct_z, found.mean().distinct_rates) == (3, 2)
+    found = mean_range([z])
+    assert (found.distinct_z, found.distinct_rates) == (3, 2)
 
 
 def test_rates_are_those_of_the_posterior_of_the_images_and_of_the_prior(tmp_path: Path) -> None:
