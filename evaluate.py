@@ -125,8 +125,9 @@ def _checked_metrics(a: Arguments) -> tuple[str, ...]:
 
 
 def _checkpoint(a: Arguments, metrics: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    settings = (a.seed, a.device, a.backend, metrics, a.n_samples, _files(a))
-    return evaluate(Evaluation(a.checkpoint, a.dataset, a.data_dir, a.n_images, *settings))
+    shared = ("checkpoint", "dataset", "n_images", "seed", "device", "backend", "n_samples")
+    flags = {name: getattr(a, name) for name in shared}
+    return evaluate(Evaluation(metrics=metrics, files=_files(a), **flags))
 
 
 def _images(a: Arguments, metrics: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:

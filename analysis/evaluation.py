@@ -1,7 +1,7 @@
 """Score a checkpoint and draw what it reconstructs and generates."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,16 @@ class Evaluation:
     Attributes:
         checkpoint: run folder or model file.
         dataset: test images; the data set that the model was trained on if None.
-        data_dir: where the data sets are.
         n_images: reconstruct the first so many test images only; all if None.
         seed: of the posterior's and the prior's noise.
         device, backend: as in training.
         metrics: of `analysis.generation.METRICS`.
         n_samples: images generated for each of the metrics that need such; as many as its protocol takes if None.
-        files: of the metrics; its `data_dir` is replaced by the one above.
+        files: of the metrics and of the data sets.
     """
 
     checkpoint: Path
     dataset: str | None = None
-    data_dir: Path | None = None
     n_images: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -105,9 +103,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     set_backend(model, resolve_backend(request.backend, device))
     run = read_metadata(request.checkpoint)["run"]
     dataset = dataset_of(request.checkpoint, run, model.config, request.dataset)
-    scorers, left_out = prepare_metrics(
-        request.metrics, dataset, replace(request.files, data_dir=request.data_dir), device
-    )
+    scorers, left_out = prepare_metrics(request.metrics, dataset, request.files, device)
     if len(left_out) == len(request.metrics):
         raise UserError(next(iter(left_out.values())))
     record = {"checkpoint": str(request.checkpoint), "dataset": dataset, "baselines": {}}
@@ -136,8 +132,8 @@ def _reconstruct(
     request: Evaluation, model: nn.Module, dataset: str, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Reconstruction loss and its baselines; pictures."""
-    train = load_split(dataset, "train", request.data_dir, device=device).images
-    test = load_split(dataset, "test", request.data_dir, limit=request.n_images, device=device).images
+    train = load_split(dataset, "train", request.files.data_dir, device=device).images
+    test = load_split(dataset, "test", request.files.data_dir, limit=request.n_images, device=device).images
     loss = evaluate_reconstruction(model, test, seed=request.seed)
     record = {
         "reconstruction_loss": _reconstruction(loss, dataset, test),
