@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analysis.classifier import Accuracy, Activation, Labelled, Recipe, train_classifier
 from analysis.command import Experiment, experiment_main
 from analysis.drawing import GREY, KIND_COLORS, legend_below, new_figure, styled, subject_colors
-from analysis.features import STATISTICS_BATCHES, PixelPCA, RateKind, encoder_rates, same_rates, untrained_copy
+from analysis.features import STATISTICS_BATCHES, PixelPCA, RateKind, encoder_rates, untrained_copy
 from analysis.output import Result, describe
 from analysis.published import published
 from analysis.subjects import MODEL_NAMES, Subject
@@ -47,6 +48,13 @@ class Features(NamedTuple):
     """TRAINED, UNTRAINED or PIXELS"""
     of_both: list[Labelled]
     """of the training and of the test split"""
+
+    def equals(self, other: "Features") -> bool:
+        """Whether no classifier could tell them apart."""
+        return all(map(torch.equal, self._tensors(), other._tensors()))
+
+    def _tensors(self) -> list[Tensor]:
+        return [t for part in self.of_both for t in (part.features, part.mirrored) if t is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +114,14 @@ class EncoderClassification(Experiment):
         return loaded
 
     def _features(self, subjects: list[Subject], splits: list[Split]) -> list[Features]:
-        """Of both splits, every kind; models that share an untrained encoder share the list of its features."""
+        """Of both splits, every kind."""
         train = splits[0].images
         found: list[Features] = []
-        encoded: list[tuple[nn.Module, list[Labelled]]] = []
         for subject in subjects:
             models = {TRAINED: subject.model, UNTRAINED: untrained_copy(subject.model, train, self.seed, self.rates)}
             for kind, model in models.items():
-                shared = next((of_both for other, of_both in encoded if same_rates(model, other, self.rates)), None)
-                of_both = shared or self._labelled(self._encoder(model, f"{subject.label}, {kind}"), splits)
-                encoded.append((model, of_both))
-                found.append(Features(subject.label, kind, of_both))
+                encode = self._encoder(model, f"{subject.label}, {kind}")
+                found.append(Features(subject.label, kind, self._labelled(encode, splits)))
         for size in sorted({s.model.config.latent_dim for s in subjects}):
             pca = PixelPCA(train, size)
             found.append(Features(f"{pca.n_components} components", PIXELS, self._labelled(pca, splits)))
@@ -131,14 +136,16 @@ class EncoderClassification(Experiment):
         return [Labelled(encode(train.images), train.labels, mirrored), Labelled(encode(test.images), test.labels)]
 
     def _rows(self, features: list[Features]) -> Iterator[dict[str, Any]]:
-        """The accuracies of each; those of a shared list are found once."""
-        done: dict[int, list[Accuracy]] = {}
+        """The accuracies of each; equal ones, as untrained encoders of one structure give, are classified once."""
+        done: list[tuple[Features, list[Accuracy]]] = []
         for f in features:
-            if id(f.of_both) not in done:
+            found = next((accuracies for other, accuracies in done if f.equals(other)), None)
+            if found is None:
                 seeds = range(self.seed, self.seed + self.n_classifiers)
                 title = f"{f.model}, {f.kind}: classifier"
-                done[id(f.of_both)] = [train_classifier(*f.of_both, self.recipe(), seed, title) for seed in seeds]
-            yield {"model": f.model, "features": f.kind} | summary(done[id(f.of_both)])
+                found = [train_classifier(*f.of_both, self.recipe(), seed, title) for seed in seeds]
+                done.append((f, found))
+            yield {"model": f.model, "features": f.kind} | summary(found)
 
     def protocol(self, splits: list[Split]) -> str:
         """In words."""

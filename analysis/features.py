@@ -82,18 +82,6 @@ def _average(norm: ThresholdDependentBatchNorm) -> None:
     norm.update_running = update
 
 
-def same_rates(a: nn.Module, b: nn.Module, kind: RateKind = "encoder") -> bool:
-    """Whether two models give any image the same rates: those of equal structure, time steps and weights do.
-
-    An ESVAE and an FSVAE of one seed have the same untrained encoder. A module's printed form holds its settings.
-    """
-    one, other = (a.encoder, b.encoder) if kind == "encoder" else (a, b)
-    if a.config.n_steps != b.config.n_steps or repr(one) != repr(other):
-        return False
-    weights, others = one.state_dict(), other.state_dict()
-    return all(torch.equal(weights[name], others[name]) for name in weights)
-
-
 class PixelPCA:
     """Principal components of images, fitted on training images; scores have a mean square of 1 over all of them.
 
