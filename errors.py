@@ -1,4 +1,4 @@
-"""The errors a user is meant to see."""
+"""The errors a user is meant to see, and the commonest check of what a user gave."""
 
 
 class UserError(Exception):
@@ -28,3 +28,21 @@ class UnavailableError(UserError):
 def reason_of(error: BaseException) -> str:
     """What an error says, in one line; its kind where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def flag_of(name: str) -> str:
+    """A setting as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_at_least(least: int, **settings: int | None) -> None:
+    """UserError for a setting that is smaller; None, the default of some, is not."""
+    for name, value in settings.items():
+        if value is not None and value < least:
+            raise UserError(f"{flag_of(name)} must be at least {least}, got {value}")
+
+
+def check_seed(seed: int) -> None:
+    """UserError for a seed of noise that is negative or, for PyTorch's sake, too large."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must be at least 0 and below 2**32, got {seed}")

@@ -24,7 +24,7 @@ from analysis.evaluation import Evaluation, check_replaceable, evaluate, output_
 from analysis.formats import as_text
 from analysis.generation import NETWORK_OF, Files, evaluate_images, parse_metrics
 from cli import parse_arguments, run_program
-from errors import UserError
+from errors import UserError, flag_of
 from files import write_json
 from training.config import Backend, Dataset
 from training.device import keep_freed_memory
@@ -120,7 +120,7 @@ def _checked_metrics(a: Arguments) -> tuple[str, ...]:
     read = {NETWORK_OF.get(name) for name in metrics}
     for file in dict.fromkeys(NETWORK_OF.values()):
         if getattr(a, file) is not None and file not in read:
-            raise UserError(f"--{file.replace('_', '-')}: none of --metrics {','.join(metrics)} reads it")
+            raise UserError(f"{flag_of(file)}: none of --metrics {','.join(metrics)} reads it")
     return metrics
 
 

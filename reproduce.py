@@ -24,7 +24,7 @@ from analysis.reproduction import reproduce
 from analysis.results import is_done
 from analysis.status import status_table
 from cli import parse_arguments, run_program
-from errors import UserError
+from errors import UserError, check_at_least
 from training.config import PrecisionChoice
 from training.device import keep_freed_memory, resolve_device
 
@@ -65,8 +65,7 @@ def main(argv: list[str]) -> None:
         raise UserError("name the rows to run, or give --minutes to run all in order; --list shows them")
     if arguments.minutes is not None and not arguments.minutes >= 0:
         raise UserError(f"--minutes must not be negative, got {arguments.minutes}")
-    if arguments.epochs is not None and arguments.epochs < 1:
-        raise UserError(f"--epochs must be at least 1, got {arguments.epochs}")
+    check_at_least(1, epochs=arguments.epochs)
     resolve_device(arguments.device)  # what is wrong with all rows is no row's failure
     keep_freed_memory()
     minutes = math.inf if arguments.minutes is None else arguments.minutes

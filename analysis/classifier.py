@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from errors import UserError
+from errors import UserError, check_at_least
 from training.run import stream_seed
 
 HIDDEN = (512, 256, 128)
@@ -40,9 +40,7 @@ class Recipe:
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         if not self.lr > 0 or not 0 <= self.momentum < 1:
             raise UserError(f"need --lr above 0 and --momentum in [0, 1), got {self.lr} and {self.momentum}")
 

@@ -12,7 +12,7 @@ from analysis.formats import as_text
 from analysis.output import RESULTS, Result, check_replaceable, write_result
 from analysis.subjects import Subject, load_subjects, load_test_images
 from cli import parse_arguments
-from errors import UserError
+from errors import check_at_least, check_seed
 from training.config import Backend, Dataset
 from training.device import describe_backend, keep_freed_memory
 
@@ -47,10 +47,8 @@ class Experiment:
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
 
     def __post_init__(self) -> None:
-        if self.n_images is not None and self.n_images < 1:
-            raise UserError(f"--n-images must be at least 1, got {self.n_images}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed must be at least 0 and below 2**32, got {self.seed}")
+        check_at_least(1, n_images=self.n_images)
+        check_seed(self.seed)
 
     def measure(self, subjects: list[Subject]) -> Result:
         """Everything that the experiment has to say of the subjects; writes nothing."""

@@ -32,7 +32,7 @@ from analysis.published import published
 from analysis.subjects import MODEL_NAMES, Subject
 from cli import run_program
 from data import Split, load_split
-from errors import UserError
+from errors import UserError, check_at_least
 
 TRAINED, UNTRAINED, PIXELS = "trained encoder", "untrained encoder", "PCA of pixels"
 Encoder = Callable[[Tensor], Tensor]
@@ -84,8 +84,7 @@ class EncoderClassification(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_classifiers < 1:
-            raise UserError(f"--n-classifiers must be at least 1, got {self.n_classifiers}")
+        check_at_least(1, n_classifiers=self.n_classifiers)
         self.recipe()
 
     def recipe(self) -> Recipe:

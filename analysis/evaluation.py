@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from analysis.generation import NO_FILES, Files, prepare_metrics, sample_images
 from analysis.subjects import dataset_of, name_of, part_of_test_split
 from data import load_split, to_unit_range
-from errors import UserError
+from errors import UserError, check_at_least, check_seed
 from metrics import EIGHT_BIT, MEAN_IMAGE, eight_bit_loss, evaluate_reconstruction, mean_image_loss
 from models import load_model, read_metadata
 from neurons import backend_of, set_backend
@@ -48,12 +48,9 @@ class Evaluation:
     files: Files = NO_FILES
 
     def __post_init__(self) -> None:
-        if self.n_samples is not None and self.n_samples < 2:
-            raise UserError(f"--n-samples must be at least 2, got {self.n_samples}")
-        if self.n_images is not None and self.n_images < 1:
-            raise UserError(f"--n-images must be at least 1, got {self.n_images}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed must be at least 0 and below 2**32, got {self.seed}")
+        check_at_least(2, n_samples=self.n_samples)
+        check_at_least(1, n_images=self.n_images)
+        check_seed(self.seed)
 
 
 def output_folder(evaluated: Path) -> Path:

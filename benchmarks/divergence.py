@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 from cli import parse_arguments, run_program
 from data import load_split
 from data.batches import training_batches
-from errors import UserError
+from errors import UserError, check_at_least
 from files import write_json
 from models import build_model
 from neurons import set_backend
@@ -60,9 +60,7 @@ class Arguments:
     """file for the losses"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "neighbours"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, steps=self.steps, neighbours=self.neighbours)
 
     def config(self) -> Config:
         """The preset's run."""

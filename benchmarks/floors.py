@@ -22,7 +22,7 @@ from analysis.formats import markdown_table
 from benchmarks.costs import Cost, LayerCost, Mode, layer_costs, total
 from benchmarks.throughput import calibrate, cpu_idle_fraction, time_steps, warn_if_busy
 from cli import parse_arguments, run_program
-from errors import UserError
+from errors import UserError, flag_of
 from files import write_json
 from models import ModelConfig
 from provenance import provenance
@@ -96,7 +96,7 @@ class Arguments:
         for name in ("n_steps", "batch_size", "gmacs_per_second", "gb_per_second"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be positive and finite, got {value}")
+                raise UserError(f"{flag_of(name)} must be positive and finite, got {value}")
 
     def model_config(self) -> ModelConfig:
         """Of the preset, with this number of time steps."""

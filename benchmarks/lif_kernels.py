@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from benchmarks.throughput import calibrate, cpu_idle_fraction, time_steps, warn_if_busy
 from cli import parse_arguments, run_program
-from errors import UserError
+from errors import UserError, check_at_least
 from files import write_json
 from models import build_model
 from models.backbone import make_lif
@@ -70,9 +70,7 @@ class Benchmark:
     """seconds that a repeat lasts, about; at least one pass"""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "n_steps", "repeats"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, batch_size=self.batch_size, n_steps=self.n_steps, repeats=self.repeats)
         if not self.backends:
             raise UserError("--backends takes at least one name")
         if not 0 < self.seconds < math.inf:

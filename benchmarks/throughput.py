@@ -27,7 +27,7 @@ from torch import Generator, Tensor, nn
 
 from benchmarks import sweeps
 from cli import parse_arguments, run_program
-from errors import UserError
+from errors import UserError, check_at_least, flag_of
 from files import write_json
 from models import ModelConfig, build_model
 from provenance import provenance
@@ -79,13 +79,13 @@ class Benchmark:
     def __post_init__(self) -> None:
         for name, least in (("batch_size", self.smallest_batch), ("n_steps", 1), ("repeats", 1), ("warmup", 0)):
             if getattr(self, name) < least:
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} must be at least {least} in mode {self.mode}, got {getattr(self, name)}")
+                got = f"in mode {self.mode}, got {getattr(self, name)}"
+                raise UserError(f"{flag_of(name)} must be at least {least} {got}")
         if self.mode == "sample" and (self.cuda_graph == "on" or self.precision != "fp32"):
             raise UserError("--cuda-graph on and --precision are of training; use --mode train, or leave them out")
         for name in ("seconds", "width_factor"):
             if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be positive and finite, got {getattr(self, name)}")
+                raise UserError(f"{flag_of(name)} must be positive and finite, got {getattr(self, name)}")
 
     @property
     def smallest_batch(self) -> int:
@@ -268,8 +268,7 @@ class PointArguments:
     """file for the numbers"""
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"--threads must be at least 1, got {self.threads}")
+        check_at_least(1, threads=self.threads)
 
 
 @dataclass(frozen=True)

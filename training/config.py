@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from data import DATASETS
-from errors import UserError
+from errors import UserError, check_at_least, flag_of
 from models import WIDTHS, ModelConfig
 from models.config import LARGEST
 from models.registry import model_type
@@ -108,9 +108,7 @@ class Config:
     """write TensorBoard events beside metrics.csv"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         if self.batch_size < 2:
             raise UserError("--batch-size must be at least 2: batch statistics and the MMD need a batch")
         if self.train_images is not None and self.train_images < self.batch_size:
@@ -122,22 +120,22 @@ class Config:
             raise UserError("--name must not be empty; leave it out for the default")
         for name in ("lr", "bottleneck_lr_factor"):
             if not getattr(self, name) > 0:
-                raise UserError(f"{_flag(name)} must be positive, got {getattr(self, name)}")
+                raise UserError(f"{flag_of(name)} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "seed", "checkpoint_every"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
+                raise UserError(f"{flag_of(name)} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"--warmup is a share of the run, at least 0 and below 1, got {self.warmup}")
         for name in ("lr", "bottleneck_lr_factor", "weight_decay"):
             if getattr(self, name) > LARGEST:
-                raise UserError(f"{_flag(name)} must be at most {LARGEST:g}, got {getattr(self, name)}")
+                raise UserError(f"{flag_of(name)} must be at most {LARGEST:g}, got {getattr(self, name)}")
         if self.seed >= 2**32:  # the order of an epoch has a seed a million times larger, and torch a limit
             raise UserError(f"--seed must be below 2**32, got {self.seed}")
         try:
             self.model_config()
         except UserError as error:
             field_name, _, problem = str(error).partition(" ")
-            raise UserError(f"{_flag(field_name)} {problem}") from error
+            raise UserError(f"{flag_of(field_name)} {problem}") from error
 
     @property
     def run_dir(self) -> Path:
@@ -178,10 +176,6 @@ class Config:
     def rates_change(self) -> bool:
         """Whether learning rates change during the run."""
         return self.schedule != "constant" or self.warmup > 0
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def scheduled_epochs(stored: Mapping[str, Any], trained: int) -> int:
@@ -272,7 +266,7 @@ def check_used(config: Config) -> None:
     """
     unused = model_type(config.model).unused(config.model_config())
     standard = preset(config.dataset, config.model, config.variant, config.recipe)
-    if flags := [_flag(name) for name in sorted(unused) if getattr(config, name) != getattr(standard, name)]:
+    if flags := [flag_of(name) for name in sorted(unused) if getattr(config, name) != getattr(standard, name)]:
         chosen = f"--model {config.model}" + ("" if "distance" in unused else f" --distance {config.distance}")
         raise UserError(f"{', '.join(flags)}: without effect with {chosen}; leave it out")
 
