@@ -40,14 +40,12 @@ class NativeUnavailable(Exception):
     """The library cannot be built or loaded here; the message is one line and says why."""
 
 
-def native_available() -> bool:
-    """Whether the library is there, building it if need be (about a second, once per machine)."""
-    return not native_obstacle()
-
-
 @functools.cache
 def native_obstacle() -> str:
-    """Why the library cannot be built or loaded here, in one line; empty if it can."""
+    """Why the library cannot be built or loaded here, in one line; empty if it can.
+
+    Builds it if need be: about a second, once per machine.
+    """
     try:
         _library()
     except NativeUnavailable as error:

@@ -12,7 +12,7 @@ import torch
 from torch.backends import cudnn
 
 from errors import UserError
-from neurons.library import native_available, native_obstacle
+from neurons.library import native_obstacle
 from neurons.triton_support import triton_interprets, triton_obstacle
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -52,7 +52,7 @@ def resolve_backend(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     if device.type == "cpu":
-        return "native" if native_available() else "scan"
+        return "scan" if native_obstacle() else "native"
     return "scan" if triton_obstacle() else "triton"
 
 

@@ -20,7 +20,7 @@ from analysis.reproduction import reproduce
 from cli import run_program
 from errors import UserError
 from models import load_model, read_metadata, save_model
-from neurons.library import native_available
+from neurons.library import native_obstacle
 from training.config import Config
 from training.folder import run_lock
 from training.loop import fit
@@ -286,7 +286,7 @@ def test_the_paper_has_no_digits() -> None:
     assert paper_table1("digits").empty
 
 
-@pytest.mark.skipif(not native_available(), reason="no C compiler")
+@pytest.mark.skipif(bool(native_obstacle()), reason="no C compiler")
 def test_the_precision_of_training_stands_in_result_card_and_command(tmp_path: Path) -> None:
     places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
     assert reproduce((ROW,), places, epochs=1, device="cpu", precision="bf16") == []

@@ -18,7 +18,7 @@ from cli import run_program
 from models import ModelConfig, build_model
 from models.backbone import SpikingBlock
 from neurons import set_backend
-from neurons.library import native_available
+from neurons.library import native_obstacle
 
 T = 16
 CIFAR10 = Arguments().model_config()
@@ -137,7 +137,7 @@ def kept_per_image(monkeypatch: pytest.MonkeyPatch, look_up: bool) -> float:
         return sum(n for pointer, n in kept.items() if pointer not in own) / 4 / 4
 
 
-@pytest.mark.skipif(not native_available(), reason="no C compiler")
+@pytest.mark.skipif(bool(native_obstacle()), reason="no C compiler")
 def test_the_native_backend_keeps_what_the_model_of_traffic_says(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = layer_costs(replace(CIFAR10, n_steps=4), "train", 4)
     expected = total(layers).kept_values

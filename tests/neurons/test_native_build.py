@@ -12,7 +12,7 @@ import torch
 
 from errors import UserError
 from neurons import LIF, library, lif_surrogate
-from neurons.library import native_available, native_obstacle
+from neurons.library import native_obstacle
 from neurons.native import channel_statistics
 from training.device import describe_backend, resolve_backend
 
@@ -65,7 +65,7 @@ def test_where_it_cannot_be_built_auto_takes_scan_and_native_is_an_error(
     if kind in ("failing build", "no cache folder") and not any(map(shutil.which, library.COMPILERS)):
         pytest.skip("no C compiler")
     set_failure(kind, cache, monkeypatch)
-    assert not native_available()
+    assert native_obstacle()
     assert resolve_backend("auto", CPU) == "scan"
     with pytest.raises(UserError, match=f"'native' cannot be built: .*{FAILURES[kind]}") as error:
         LIF(lif_surrogate("paper", 0.2, strict=False), backend=resolve_backend("native", CPU))
@@ -77,12 +77,12 @@ def test_where_it_cannot_be_built_auto_takes_scan_and_native_is_an_error(
 
 @needs_compiler
 def test_it_is_built_once_per_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native_available() and resolve_backend("auto", CPU) == "native"
+    assert not native_obstacle() and resolve_backend("auto", CPU) == "native"
     assert describe_backend("auto", CPU).startswith("LIF backend: native")
     (library,) = cache.glob("*.so")
     built = library.stat().st_mtime_ns
     forget()
-    assert native_available() and library.stat().st_mtime_ns == built
+    assert not native_obstacle() and library.stat().st_mtime_ns == built
 
 
 @needs_compiler
@@ -91,7 +91,7 @@ def test_the_library_is_complete_on_disk_and_has_the_permissions_of_a_new_file(
 ) -> None:
     synced, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
-    assert native_available()
+    assert not native_obstacle()
     (built,) = cache.glob("*.so")
     (cache / "plain").touch()
     assert built.stat().st_mode == (cache / "plain").stat().st_mode and built.stat().st_ino in synced
@@ -102,7 +102,7 @@ def test_the_library_is_complete_on_disk_and_has_the_permissions_of_a_new_file(
 def test_another_processor_or_source_has_its_own_library(
     what: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert native_available()
+    assert not native_obstacle()
     if what == "source":
         for path in (*library.HEADERS, *library.SOURCES):
             (tmp_path / path.name).write_text(path.read_text() + "\n")
@@ -110,7 +110,7 @@ def test_another_processor_or_source_has_its_own_library(
     else:
         monkeypatch.setattr(library, what, lambda: "another processor")
     forget()
-    assert native_available() and len(list(cache.glob("*.so"))) == 2
+    assert not native_obstacle() and len(list(cache.glob("*.so"))) == 2
 
 
 DAMAGES = {
@@ -125,7 +125,7 @@ DAMAGES = {
 def test_a_damaged_library_is_built_again(
     damage: Callable[[bytes], bytes], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert native_available()
+    assert not native_obstacle()
     (built,) = cache.glob("*.so")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     forget()
@@ -133,13 +133,13 @@ def test_a_damaged_library_is_built_again(
     file = tmp_path / "other" / cache.name / built.name
     damaged = damage(file.read_bytes())
     file.write_bytes(damaged)
-    assert native_available() and file.read_bytes() != damaged
+    assert not native_obstacle() and file.read_bytes() != damaged
 
 
 @needs_compiler
 def test_a_library_that_was_cut_short_does_not_kill_the_program(cache: Path) -> None:
     """With SIGBUS, as loading it does: in a process of its own."""
-    assert native_available()
+    assert not native_obstacle()
     (built,) = cache.glob("*.so")
     content = built.read_bytes()
     built.unlink()  # it is loaded here
@@ -177,7 +177,7 @@ def test_the_openmp_library_is_pytorchs_whoever_loaded_one_first(monkeypatch: py
 @needs_compiler
 def test_a_compiler_with_options_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", f"{shutil.which('cc') or shutil.which('gcc')} -DUNUSED=1")
-    assert native_available()
+    assert not native_obstacle()
 
 
 def test_it_is_refused_on_another_device_than_a_cpu() -> None:

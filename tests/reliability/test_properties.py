@@ -21,7 +21,7 @@ from metrics import frechet_distance, statistics
 from models import ModelConfig, build_model, load_model, save_model
 from models.registry import model_type
 from neurons import LIF, PoissonSampler, Rectangular, ThresholdDependentBatchNorm, lif_surrogate
-from neurons.library import native_available
+from neurons.library import native_obstacle
 from training.config import Config, Dataset, Model, Variant, preset
 from training.folder import previous_starts, start_run
 from training.log import rate_histogram
@@ -126,7 +126,7 @@ def test_a_model_survives_its_file(config: ModelConfig, tmp_path_factory: pytest
 def test_lif_is_the_literal_loop(
     backend: str, data: st.DataObject, t: int, n: int, d: int, dtype: torch.dtype, strict: bool
 ) -> None:
-    if backend == "native" and not native_available():
+    if backend == "native" and native_obstacle():
         pytest.skip("no compiler")
     current = data.draw(tensors((t, n, d), -1.0, 1.0, *EXTREMES)).to(dtype).requires_grad_()
     spikes = LIF(lif_surrogate("paper", 0.2, strict), backend=backend)(current)

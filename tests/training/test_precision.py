@@ -15,14 +15,14 @@ import training.precision
 from errors import UserError
 from models import MODELS, ModelConfig, build_model
 from neurons import LIF, set_backend
-from neurons.library import native_available
+from neurons.library import native_obstacle
 from training.config import preset
 from training.precision import autocast, resolve_precision, set_precision, synapses_in_bfloat16
 from training.step import Runtime, set_runtime, training_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
-needs_native = pytest.mark.skipif(not native_available(), reason="no C compiler")
+needs_native = pytest.mark.skipif(bool(native_obstacle()), reason="no C compiler")
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 
