@@ -5,9 +5,6 @@ is all that a layer keeps. Membranes, statistics and vectors per channel are flo
 In C, forward membranes round as those of `neurons.scan` do.
 """
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,61 +12,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neurons.layer import FusedLayer
-from neurons.native import NativeLayer, channel_statistics, channels_last, combine_
+from neurons.native import NativeLayer, channels_last
 from neurons.scan import LIFConstants, sum_over_time
-from neurons.tdbn import ThresholdDependentBatchNorm, affine, input_gradient_factors
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """One implementation of the passes over a layer's activations.
-
-    `layer` is explained in neurons.layer, the two functions are below, where they are those of `native`.
-    """
-
-    layer: type[FusedLayer]
-    batch_affine_: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
-    input_gradient_: Callable[..., tuple[Tensor, Tensor]]
-
-
-def batch_affine_(
-    x: Tensor, gain: Tensor, norm: ThresholdDependentBatchNorm, x_bias: Tensor, n_repeats: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Batch mean, its inverse deviation, slope and offset of tdBN per channel, [C]; moves norm's running statistics.
-
-    `gain` is norm.gain, a product, which a caller has computed once already.
-    """
-    mean, variance = channel_statistics(x)
-    mean, inverse_std = mean.float(), (variance + norm.eps).rsqrt().float()
-    norm.update_running(mean + x_bias, inverse_std, x.numel() // x.shape[2] * n_repeats)
-    return mean, inverse_std, *affine(gain, norm.bias, mean, inverse_std)
-
-
-def input_gradient_(
-    grad: Tensor, x: Tensor, sums: Tensor, gain: Tensor, mean: Tensor, inverse_std: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Turn the gradient of tdBN's output into that of x, in place; gradients of gain and bias, [C].
-
-    `sums`, [2, C], are those of the gradient, and of the gradient times x - mean.
-    """
-    grad_bias, grad_gain = sums[0].to(gain), (sums[1] * inverse_std).to(gain)
-    combine_(grad, x, *input_gradient_factors(gain, mean, inverse_std, grad_gain, grad_bias, x.numel() // len(gain)))
-    return grad_gain, grad_bias
-
-
-NATIVE = Kernels(NativeLayer, batch_affine_, input_gradient_)
-
-
-@functools.cache
-def triton_kernels() -> Kernels:
-    """The kernels in Triton, which is imported by those who use it only."""
-    from neurons import triton_layer
-
-    return Kernels(triton_layer.TritonLayer, triton_layer.batch_affine_, triton_layer.input_gradient_)
+from neurons.tdbn import ThresholdDependentBatchNorm
 
 
 def fused_lif(
-    x: Tensor, v: Tensor | None, constants: LIFConstants, n_repeats: int = 1, kernels: Kernels = NATIVE
+    x: Tensor, v: Tensor | None, constants: LIFConstants, n_repeats: int = 1, kernels: type[FusedLayer] = NativeLayer
 ) -> tuple[Tensor, Tensor]:
     """`lif_scan` on compiled kernels.
 
@@ -78,7 +27,7 @@ def fused_lif(
         v: membrane potential before the first step, [N, ...]; None for 0.
         constants: decay, threshold and surrogate window.
         n_repeats: steps that every step of x stands for.
-        kernels: what computes.
+        kernels: what computes, `NativeLayer` or `TritonLayer`.
 
     Returns:
         spikes [T, N, ...], and the membrane after the last step [N, ...].
@@ -93,7 +42,7 @@ def fused_norm_lif(
     norm: ThresholdDependentBatchNorm,
     x_bias: Tensor | None,
     n_repeats: int = 1,
-    kernels: Kernels = NATIVE,
+    kernels: type[FusedLayer] = NativeLayer,
     coefficients: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`fused_lif` of norm(x, x_bias, n_repeats), in one pass wherever that is worth it.
@@ -108,25 +57,27 @@ def fused_norm_lif(
     if torch.is_grad_enabled():  # no model trains on running statistics: not worth a third function
         spikes, v_last = fused_lif(norm(x, x_bias), v, constants, n_repeats, kernels)
         return spikes if coefficients is None else sum_over_time(coefficients, spikes), v_last
-    layer = kernels.layer(channels_last(x), n_steps, x.shape[2], constants, coefficients)
+    layer = kernels(channels_last(x), n_steps, x.shape[2], constants, coefficients)
     return layer.forward(*norm.running_affine(x_bias), _like_steps(v))
 
 
 class _FusedLIF(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, v: Tensor | None, constants: LIFConstants, n_steps: int, kernels: Kernels):
+    def forward(
+        ctx: Any, x: Tensor, v: Tensor | None, constants: LIFConstants, n_steps: int, kernels: type[FusedLayer]
+    ):
         ctx.layer = constants, n_steps, kernels
         ctx.set_materialize_grads(False)
         x, v = channels_last(x), _like_steps(v)
         ctx.save_for_backward(x, v)
-        return kernels.layer(x, n_steps, 1, constants).forward(*_identity(x), v)
+        return kernels(x, n_steps, 1, constants).forward(*_identity(x), v)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_v_last: Tensor | None):
         x, v = ctx.saved_tensors
         constants, n_steps, kernels = ctx.layer
-        layer = kernels.layer(x, n_steps, 1, constants)
+        layer = kernels(x, n_steps, 1, constants)
         grads = _dense_gradients(layer, grad_spikes, grad_v_last)
         slope, offset = _identity(x)
         grad_x, _, grad_v = layer.backward(slope, offset, offset, v, *grads, ctx.needs_input_grad[1])
@@ -145,12 +96,13 @@ class _FusedNormLIF(torch.autograd.Function):
         norm: ThresholdDependentBatchNorm,
         constants: LIFConstants,
         n_repeats: int,
-        kernels: Kernels,
+        kernels: type[FusedLayer],
         coefficients: Tensor | None,
     ):
         x, v, n_steps = channels_last(x, dense=True), _like_steps(v), len(x) * n_repeats
-        mean, inverse_std, slope, offset = kernels.batch_affine_(x, gain, norm, x_bias, n_repeats)
-        out, v_last = kernels.layer(x, n_steps, x.shape[2], constants, coefficients).forward(slope, offset, v)
+        layer = kernels(x, n_steps, x.shape[2], constants, coefficients)
+        mean, inverse_std, slope, offset = layer.batch_affine_(norm, gain, x_bias)
+        out, v_last = layer.forward(slope, offset, v)
         ctx.save_for_backward(x, v, gain, slope, offset, mean, inverse_std, coefficients)
         ctx.layer = constants, n_steps, kernels
         ctx.set_materialize_grads(False)
@@ -161,12 +113,12 @@ class _FusedNormLIF(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_v_last: Tensor | None):
         x, v, gain, slope, offset, mean, inverse_std, coefficients = ctx.saved_tensors
         constants, n_steps, kernels = ctx.layer
-        layer = kernels.layer(x, n_steps, x.shape[2], constants, coefficients)
+        layer = kernels(x, n_steps, x.shape[2], constants, coefficients)
         if coefficients is not None and grad_out is not None:
             grad_out = channels_last(grad_out[None]).expand(n_steps, *grad_out.shape)
         grads = _dense_gradients(layer, grad_out, grad_v_last)
         grad, sums, grad_v = layer.backward(slope, offset, mean, v, *grads, ctx.needs_input_grad[1])
-        grad_gain, grad_bias = kernels.input_gradient_(grad, x, sums, gain, mean, inverse_std)
+        grad_gain, grad_bias = layer.input_gradient_(grad, sums, gain, mean, inverse_std)
         return grad, grad_v, torch.zeros_like(gain), grad_gain, grad_bias, *[None] * 5
 
 

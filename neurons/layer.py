@@ -10,7 +10,10 @@ from neurons.scan import LIFConstants, dense_like
 
 @dataclass(frozen=True)
 class FusedLayer:
-    """A layer's activations and constants; subclasses have the passes over them, `forward` and `backward`.
+    """A layer's activations and constants. Subclasses have the passes over them.
+
+    `forward` and `backward` are those of the LIF behind a slope and an offset per channel, which `batch_affine_` takes
+    from a batch's statistics as tdBN's; `input_gradient_` is tdBN's own part of the way back.
 
     x: input [T, N, C, ...], or [1, N, C, ...] for the same input at each of `n_steps` steps; `n_channels` tells
     how the vectors `slope`, `offset` and `mean` repeat along a step's memory. With `coefficients`, float32 [T], the
@@ -27,6 +30,11 @@ class FusedLayer:
     @property
     def constant(self) -> bool:
         return len(self.x) < self.n_steps
+
+    @property
+    def n_values(self) -> int:
+        """Per channel, over all steps."""
+        return self.n_steps * self.x[0].numel() // self.n_channels
 
     def _like_x(self, n_steps: int) -> Tensor:
         """Uninitialised [n_steps, N, ...] in the type of x, each step laid out as one of x is."""

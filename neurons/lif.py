@@ -10,8 +10,10 @@ from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
 
 from errors import UserError
-from neurons.fused import NATIVE, fused_lif, fused_norm_lif, triton_kernels
+from neurons.fused import fused_lif, fused_norm_lif
+from neurons.layer import FusedLayer
 from neurons.library import native_obstacle
+from neurons.native import NativeLayer
 from neurons.scan import LIFConstants, lif_scan, sum_over_time
 from neurons.surrogate import Rectangular
 from neurons.tdbn import ThresholdDependentBatchNorm
@@ -178,13 +180,20 @@ class LIF(neuron.LIFNode):
         if not at_rest:
             self.v_float_to_tensor(x_seq[0])
         v = None if at_rest else self.v
-        kernels = triton_kernels() if self.backend == "triton" else NATIVE
+        kernels = self._kernels()
         if norm is None:
             out, self.v = fused_lif(x_seq, v, self.constants(), n_repeats, kernels)
         else:
             how = n_repeats, kernels, coefficients
             out, self.v = fused_norm_lif(x_seq, v, self.constants(), norm, x_bias, *how)
         return out
+
+    def _kernels(self) -> type[FusedLayer]:
+        if self.backend == "native":
+            return NativeLayer
+        from neurons.triton_layer import TritonLayer  # imports Triton, which others need not have
+
+        return TritonLayer
 
     def _scan(self, x_seq: Tensor) -> Tensor:
         self._check_no_trace()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neurons.layer import FusedLayer
 from neurons.library import c_function, n_threads
+from neurons.tdbn import ThresholdDependentBatchNorm, affine, input_gradient_factors
 
 
 class _Layer(ctypes.Structure):
@@ -71,6 +72,28 @@ class NativeLayer(FusedLayer):
             *(grad_spikes, grad_spikes.stride(0), grad_v_last, self.constant, grad_y, grad_v, sums[0], sums[1]),
         )
         return grad_y, sums, grad_v
+
+    def batch_affine_(self, norm: ThresholdDependentBatchNorm, gain: Tensor, x_bias: Tensor) -> tuple[Tensor, ...]:
+        """Batch mean, its inverse deviation, slope and offset of tdBN per channel, [C], of a dense x.
+
+        Moves norm's running statistics. `gain` is norm.gain, a product, which a caller has computed once already.
+        """
+        mean, variance = channel_statistics(self.x)
+        mean, inverse_std = mean.float(), (variance + norm.eps).rsqrt().float()
+        norm.update_running(mean + x_bias, inverse_std, self.n_values)
+        return mean, inverse_std, *affine(gain, norm.bias, mean, inverse_std)
+
+    def input_gradient_(
+        self, grad: Tensor, sums: Tensor, gain: Tensor, mean: Tensor, inverse_std: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Turn the gradient of tdBN's output into that of a dense x, in place; gradients of gain and bias, [C].
+
+        `grad` and `sums` are what `backward` returns.
+        """
+        grad_bias, grad_gain = sums[0].to(gain), (sums[1] * inverse_std).to(gain)
+        n = self.x.numel() // len(gain)
+        combine_(grad, self.x, *input_gradient_factors(gain, mean, inverse_std, grad_gain, grad_bias, n))
+        return grad_gain, grad_bias
 
     def _input(self) -> tuple[int, int]:
         return self.x.data_ptr(), 0 if self.constant else self.x.stride(0)

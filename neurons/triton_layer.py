@@ -98,6 +98,36 @@ class TritonLayer(FusedLayer):
             grad_y[0] += more
         return grad_y[: len(self.x)], sum(sums[1:], sums[0]), q
 
+    def batch_affine_(self, norm: ThresholdDependentBatchNorm, gain: Tensor, x_bias: Tensor) -> tuple[Tensor, ...]:
+        """As `NativeLayer`'s, in two kernels."""
+        x, n_channels = self.x, self.n_channels
+        n_rows = x.numel() // n_channels
+        tiles = _Tiles(n_rows, n_channels, STATISTICS_TILE, STATISTICS_PARTS)
+        means, squares = tiles.empty_sums(x.device)
+        tiles.run(kernels.moments, x, means, squares, N_LOOPS=tiles.n_loops)
+
+        vectors = torch.empty((4, n_channels), dtype=torch.float32, device=x.device).unbind()
+        running = norm.running_mean, norm.running_var
+        unbiased = unbiasing_factor(self.n_values)
+        numbers = tiles.n_high, tiles.n_loops * tiles.rows, n_rows, n_channels, unbiased, norm.momentum, norm.eps
+        with torch.cuda.device_of(x):
+            kernels.statistics[(triton.cdiv(n_channels, VECTOR_CHANNELS),)](
+                *(means, squares, gain, norm.bias, x_bias, *vectors, *running, *numbers),
+                PARTS=triton.next_power_of_2(tiles.n_high),
+                CHANNELS=VECTOR_CHANNELS,
+                num_warps=8,
+            )
+        return vectors
+
+    def input_gradient_(
+        self, grad: Tensor, sums: Tensor, gain: Tensor, mean: Tensor, inverse_std: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `NativeLayer`'s, in one kernel."""
+        tiles = _Tiles(self.x.numel() // self.n_channels, self.n_channels, ELEMENTWISE_TILE)
+        grad_gain, grad_bias = torch.empty_like(gain), torch.empty_like(gain)
+        tiles.run(kernels.input_gradient, grad, self.x, sums, gain, mean, inverse_std, grad_gain, grad_bias)
+        return grad_gain, grad_bias
+
     def _segments(self) -> list[slice]:
         starts = range(0, self.n_steps, SEGMENT_STEPS)
         return [slice(start, min(start + SEGMENT_STEPS, self.n_steps)) for start in starts]
@@ -131,37 +161,3 @@ class TritonLayer(FusedLayer):
 def lif_warps(itemsize: int) -> int:
     """Warps of a program of the LIF's kernels, whose activations have so many bytes each."""
     return min(8, max(1, LIF_TILE * itemsize // BYTES_PER_WARP))
-
-
-def batch_affine_(
-    x: Tensor, gain: Tensor, norm: ThresholdDependentBatchNorm, x_bias: Tensor, n_repeats: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`neurons.fused.batch_affine_` for a dense channels_last x [T, N, C, ...], in two kernels."""
-    n_channels = x.shape[2]
-    n_rows = x.numel() // n_channels
-    tiles = _Tiles(n_rows, n_channels, STATISTICS_TILE, STATISTICS_PARTS)
-    means, squares = tiles.empty_sums(x.device)
-    tiles.run(kernels.moments, x, means, squares, N_LOOPS=tiles.n_loops)
-
-    vectors = torch.empty((4, n_channels), dtype=torch.float32, device=x.device).unbind()
-    running = norm.running_mean, norm.running_var
-    unbiased = unbiasing_factor(n_rows * n_repeats)
-    numbers = tiles.n_high, tiles.n_loops * tiles.rows, n_rows, n_channels, unbiased, norm.momentum, norm.eps
-    with torch.cuda.device_of(x):
-        kernels.statistics[(triton.cdiv(n_channels, VECTOR_CHANNELS),)](
-            *(means, squares, gain, norm.bias, x_bias, *vectors, *running, *numbers),
-            PARTS=triton.next_power_of_2(tiles.n_high),
-            CHANNELS=VECTOR_CHANNELS,
-            num_warps=8,
-        )
-    return vectors
-
-
-def input_gradient_(
-    grad: Tensor, x: Tensor, sums: Tensor, gain: Tensor, mean: Tensor, inverse_std: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`neurons.fused.input_gradient_`, in one kernel; both large tensors dense and channels_last."""
-    tiles = _Tiles(x.numel() // x.shape[2], x.shape[2], ELEMENTWISE_TILE)
-    grad_gain, grad_bias = torch.empty_like(gain), torch.empty_like(gain)
-    tiles.run(kernels.input_gradient, grad, x, sums, gain, mean, inverse_std, grad_gain, grad_bias)
-    return grad_gain, grad_bias
