@@ -198,8 +198,8 @@ def random_images(n: int, config: ModelConfig, noise: Generator) -> Tensor:
 def _training_step(model: nn.Module, config: Config, noise: Generator, runtime: Runtime) -> Step:
     model.train()
     x = random_images(config.batch_size, model.config, noise)
-    optimizer, step = make_optimizer(model, config), make_training_step(config.batch_size, runtime)
-    return lambda: step(model, optimizer, x, noise)
+    step = make_training_step(model, make_optimizer(model, config), noise, config.batch_size, runtime)
+    return lambda: step(x)
 
 
 def _sampling_step(model: nn.Module, batch_size: int, noise: Generator) -> Step:

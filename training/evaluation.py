@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from data import batches
 from losses import reconstruction_loss
-from training.graph import GraphedPass
+from training.graph import Graphed
 
 NOISE_SEED = 0
 
@@ -44,14 +44,14 @@ def evaluate_reconstruction(
     generator = torch.Generator(images.device).manual_seed(seed)
     batch_size = batch_size or evaluation_batch(images)
 
-    def error_of(x: Tensor) -> Tensor:
-        return reconstruction_loss(model(x, generator=generator).reconstruction, x)
+    def test(x: Tensor) -> dict[str, Tensor]:
+        return {"error": reconstruction_loss(model(x, generator=generator).reconstruction, x)}
 
     if records:
-        error_of = GraphedPass(error_of, batch_size, generator)
+        test = Graphed(test, batch_size, generator)
     total = torch.zeros((), dtype=torch.float64)
     for x in batches(images, batch_size):
         if before_batch:
             before_batch()
-        total += error_of(x).double().cpu() * len(x)
+        total += test(x)["error"].double().cpu() * len(x)
     return (total / len(images)).item()

@@ -1,90 +1,70 @@
 """A training step or a test as one CUDA graph: recorded once, then started as a whole instead of kernel by kernel."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
-from torch import Generator, Tensor, nn
-from torch.optim import Optimizer
+from torch import Generator, Tensor
 
 from errors import UserError
 
-WARM_UP_STEPS = 3  # in which kernels are compiled, and the optimizer and cuDNN make what they keep
+WARM_UP_STEPS = 3  # of training, in which kernels are compiled, and the optimizer and cuDNN make what they keep
 
-Step = Callable[[nn.Module, Optimizer, Tensor, Generator], dict[str, Tensor]]
 Result = TypeVar("Result")
+Step = Callable[[Tensor], dict[str, Tensor]]  # what is done with a batch: scalars by name
 
 
-class GraphedStep:
-    """Called as the step that it is given, which must return scalars: the first calls run it, later ones its graph.
+class Graphed:
+    """Called as the step that it is given: the first calls run it, later ones its graph.
 
-    Every call trains, on its own batch: nothing has to be undone after warming up. A batch of another size than
+    Every call does its work, on its own batch: nothing has to be undone after warming up. A batch of another size than
     `batch_size` runs the step as it is. Numbers that the step takes from Python are recorded as they are then.
+
+    Args:
+        step: may draw from `noise` alone.
+        batch_size: images in the batches that are recorded.
+        noise: the step's, on the GPU.
+        warm_up_steps: calls before the one that records.
+        recording: context to record in.
     """
 
-    def __init__(self, step: Step, batch_size: int) -> None:
-        self.step, self.batch_size = step, batch_size
-        self.warm_up_steps = WARM_UP_STEPS
+    def __init__(
+        self,
+        step: Step,
+        batch_size: int,
+        noise: Generator,
+        warm_up_steps: int = 1,
+        recording: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.step, self.batch_size, self.noise = step, batch_size, noise
+        self.warm_up_steps, self.recording = warm_up_steps, recording
         self.replay: Callable[[], None] | None = None
 
-    def __call__(self, model: nn.Module, optimizer: Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
-        """The step's scalars, in memory of their own.
-
-        Raises:
-            ValueError: model, optimizer or generator is not the one that was recorded.
-        """
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """The step's scalars, in memory of their own."""
         if len(x) != self.batch_size:
-            return self.step(model, optimizer, x, noise)
+            return self.step(x)
         if self.warm_up_steps:
             self.warm_up_steps -= 1
-            return on_side_stream(lambda: self.step(model, optimizer, x, noise), x.device)
+            return on_side_stream(lambda: self.step(x), x.device)
         if self.replay is None:
-            self._record(model, optimizer, x, noise)
-        if any(a is not b for a, b in zip(self.recorded, (model, optimizer, noise), strict=True)):
-            raise ValueError("a graph goes on with the model, optimizer and generator that it was recorded with")
+            self._record(x)
         self.x.copy_(x)
         self.replay()
         return dict(zip(self.names, self.values.clone().unbind(), strict=True))
 
-    def _record(self, model: nn.Module, optimizer: Optimizer, x: Tensor, noise: Generator) -> None:
+    def _record(self, x: Tensor) -> None:
         """Make the graph, whose input is `x` and whose output is `values`; computes nothing."""
-        self.recorded, self.x = (model, optimizer, noise), x.clone()
+        self.x = x.clone()
 
         def step() -> Tensor:
-            metrics = self.step(model, optimizer, self.x, noise)
-            self.names = tuple(metrics)
-            return torch.stack(tuple(metrics.values()))
+            scalars = self.step(self.x)
+            self.names = tuple(scalars)
+            return torch.stack(tuple(scalars.values()))
 
-        optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
-        with _capturable(optimizer):
-            self.replay, self.values = capture(step, noise)
-
-
-class GraphedPass:
-    """Called as the function of a batch that it is given: the first call runs it, later ones its graph.
-
-    The function may draw from `noise` alone. A batch of another size than `batch_size` runs it as it is.
-    """
-
-    def __init__(self, function: Callable[[Tensor], Tensor], batch_size: int, noise: Generator) -> None:
-        self.function, self.batch_size, self.noise = function, batch_size, noise
-        self.is_warm = False
-        self.replay: Callable[[], None] | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """What the function returns, in memory of its own."""
-        if len(x) != self.batch_size:
-            return self.function(x)
-        if not self.is_warm:
-            self.is_warm = True
-            return on_side_stream(lambda: self.function(x), x.device)
-        if self.replay is None:
-            self.x = x.clone()
-            self.replay, self.value = capture(lambda: self.function(self.x), self.noise)
-        self.x.copy_(x)
-        self.replay()
-        return self.value.clone()
+        with self.recording():
+            self.replay, self.values = capture(step, self.noise)
 
 
 def capture(function: Callable[[], Result], noise: Generator) -> tuple[Callable[[], None], Result]:
@@ -108,18 +88,6 @@ def on_side_stream(function: Callable[[], Result], device: torch.device) -> Resu
         result = function()
     here.wait_stream(side)
     return result
-
-
-@contextmanager
-def _capturable(optimizer: Optimizer) -> Iterator[None]:
-    """Let PyTorch record the optimizer; a fused one needs no more than that. Elsewhere the mark only makes it warn."""
-    for group in optimizer.param_groups:
-        group["capturable"] = True
-    try:
-        yield
-    finally:
-        for group in optimizer.param_groups:
-            group["capturable"] = False
 
 
 def resolve_graph(name: str, backend: str, device: torch.device, deterministic: bool = False) -> bool:

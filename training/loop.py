@@ -98,7 +98,7 @@ def train_epoch(run: Run, request: StopRequest) -> None:
     pending: list[tuple[dict[str, Tensor], int]] = []
     for x in _progress(run):
         set_learning_rates(run.optimizer, _learning_rates(run))
-        pending.append((run.training_step(run.model, run.optimizer, x, run.noise), len(x)))
+        pending.append((run.training_step(x), len(x)))
         run.step += 1
         due = time.monotonic() - saved > 60 * run.config.checkpoint_every
         stop = bool(request)  # asked once: a request between two looks would save sums without the pending steps

@@ -61,8 +61,9 @@ def prepare(config: Config) -> Run:
     optimizer, noise = make_optimizer(model, config), stream(config, device, NOISE)
     if runtime.records and config.rates_change:
         rates_as_tensors(optimizer, device)
-    learning = model, optimizer, noise, runtime, make_training_step(config.batch_size, runtime)
-    return Run(config, config.run_dir, device, train.images, test.images, *learning)
+    step = make_training_step(model, optimizer, noise, config.batch_size, runtime)
+    data = train.images, test.images
+    return Run(config, config.run_dir, device, *data, model, optimizer, noise, runtime, step)
 
 
 def model_of(config: Config, device: torch.device) -> tuple[nn.Module, Runtime]:

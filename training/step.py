@@ -1,6 +1,9 @@
 """One step of Algorithm 1 with AdamW, and how a model is made to take it on a device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
@@ -8,7 +11,7 @@ from torch import Generator, Tensor, nn
 from neurons import set_backend
 from training.config import Config, Precision
 from training.device import resolve_backend
-from training.graph import GraphedStep, Step, resolve_graph
+from training.graph import WARM_UP_STEPS, Graphed, Step, resolve_graph
 from training.precision import autocast, resolve_precision, set_precision
 
 RATES = ("posterior_rate", "prior_rate")
@@ -49,13 +52,30 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
-def make_training_step(batch_size: int, runtime: Runtime) -> Step:
-    """`training_step` on batches of that size, run in that way."""
+def make_training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, noise: Generator, batch_size: int, runtime: Runtime
+) -> Step:
+    """`training_step` of a model on batches of that size, run in that way."""
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict[str, Tensor]:
+    def step(x: Tensor) -> dict[str, Tensor]:
         return training_step(model, optimizer, x, noise, runtime.precision)
 
-    return GraphedStep(step, batch_size) if runtime.records else step
+    if not runtime.records:
+        return step
+    return Graphed(step, batch_size, noise, WARM_UP_STEPS, partial(_capturable, optimizer))
+
+
+@contextmanager
+def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let PyTorch record the optimizer; a fused one needs no more than that. Elsewhere the mark only makes it warn."""
+    optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False
 
 
 def training_step(

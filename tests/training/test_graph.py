@@ -19,7 +19,7 @@ from errors import UserError
 from training import graph
 from training.config import preset
 from training.evaluation import evaluate_reconstruction
-from training.graph import WARM_UP_STEPS, GraphedPass, GraphedStep, capture, resolve_graph
+from training.graph import WARM_UP_STEPS, Graphed, capture, resolve_graph
 from training.run import prepare
 from training.schedule import set_learning_rates
 
@@ -144,15 +144,9 @@ class Counter:
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
 
-    def __call__(self, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, noise: Generator) -> dict:
+    def __call__(self, x: Tensor) -> dict:
         self.seen.append(x)
         return {"sum": x.sum(), "call": torch.tensor(float(len(self.seen)))}
-
-
-@pytest.fixture
-def arguments() -> tuple[nn.Module, torch.optim.Optimizer, Generator]:
-    model = nn.Linear(1, 1)
-    return model, torch.optim.AdamW(model.parameters()), Generator()
 
 
 def record_nothing(function: Callable[[], Tensor], _noise: Generator) -> tuple[Callable[[], None], Tensor]:
@@ -161,45 +155,28 @@ def record_nothing(function: Callable[[], Tensor], _noise: Generator) -> tuple[C
     return lambda: result.copy_(function()), result
 
 
-def test_batches_go_through_one_buffer_and_results_have_their_own_memory(
-    arguments: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_go_through_one_buffer_and_results_have_their_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "capture", record_nothing)
     monkeypatch.setattr(graph, "on_side_stream", lambda function, device: function())
-    model, optimizer, noise = arguments
     step = Counter()
-    graphed = GraphedStep(step, 4)
+    graphed = Graphed(step, 4, Generator(), WARM_UP_STEPS)
     batches = [torch.full((4, 1), float(i)) for i in range(WARM_UP_STEPS + 3)]
-    metrics = [graphed(model, optimizer, x, noise) for x in batches]
+    metrics = [graphed(x) for x in batches]
     assert [m["sum"].item() for m in metrics] == [4.0 * i for i in range(WARM_UP_STEPS + 3)]
     static = step.seen[WARM_UP_STEPS]
     assert all(x is static for x in step.seen[WARM_UP_STEPS:]) and not any(x is static for x in batches)
     assert all(x[0, 0] == i for i, x in enumerate(batches))
 
 
-def test_a_smaller_batch_runs_the_step_itself_and_warms_nothing_up(
-    arguments: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_smaller_batch_runs_the_step_itself_and_warms_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     warmed_up: list[torch.device] = []
     monkeypatch.setattr(graph, "on_side_stream", lambda function, device: warmed_up.append(device) or function())
-    model, optimizer, noise = arguments
-    graphed, small = GraphedStep(Counter(), 4), torch.ones(3, 1)
+    graphed, small = Graphed(Counter(), 4, Generator(), WARM_UP_STEPS), torch.ones(3, 1)
     for call in range(WARM_UP_STEPS + 2):  # would record, which a CPU cannot
-        assert graphed(model, optimizer, small, noise)["call"] == call + 1
+        assert graphed(small)["call"] == call + 1
     assert not warmed_up
-    graphed(model, optimizer, torch.ones(4, 1), noise)
+    graphed(torch.ones(4, 1))
     assert warmed_up == [CPU]
-
-
-def test_another_model_than_the_recorded_one_is_refused(arguments: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "capture", record_nothing)
-    monkeypatch.setattr(graph, "on_side_stream", lambda function, device: function())
-    model, optimizer, noise = arguments
-    graphed = GraphedStep(Counter(), 4)
-    for _ in range(WARM_UP_STEPS + 1):
-        graphed(model, optimizer, torch.ones(4, 1), noise)
-    with pytest.raises(ValueError, match="recorded with"):
-        graphed(copy.deepcopy(model), optimizer, torch.ones(4, 1), noise)
 
 
 def test_everything_of_a_graph_is_made_on_the_device_of_its_noise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,9 +209,9 @@ def test_a_recorded_pass_answers_for_each_batch_and_a_smaller_one(monkeypatch: p
     monkeypatch.setattr(graph, "capture", record_nothing)
     monkeypatch.setattr(graph, "on_side_stream", lambda function, device: function())
     seen: list[Tensor] = []
-    answer = GraphedPass(lambda x: seen.append(x) or x.sum(), 4, Generator())
+    answer = Graphed(lambda x: seen.append(x) or {"sum": x.sum()}, 4, Generator())
     batches = [torch.full((n, 1), float(i)) for i, n in enumerate((4, 4, 3, 4, 2))]
-    assert [value.item() for value in [answer(x) for x in batches]] == [0.0, 4.0, 6.0, 12.0, 8.0]
+    assert [value["sum"].item() for value in [answer(x) for x in batches]] == [0.0, 4.0, 6.0, 12.0, 8.0]
     static = seen[1]
     assert [any(x is y for y in (*batches, static)) for x in seen] == [True] * len(seen)
     assert static is not batches[1] and sum(x is static for x in seen) == 3  # recorded once, replayed twice
@@ -293,7 +270,7 @@ def gpu_run(model: str, backend: str, precision: str, cuda_graph: str) -> tuple[
         set_learning_rates(run.optimizer, tuple(rate * (1 - k / 8) for rate in run.config.learning_rates))
         if hasattr(run.model, "scheduled_sampling"):  # steps 5 and 6 draw, and the graph sees what changes
             run.model.scheduled_sampling.fill_(k / 8)
-        metrics.append(run.training_step(run.model, run.optimizer, x, run.noise))
+        metrics.append(run.training_step(x))
     return metrics, run.model.state_dict(), run.noise.get_state()
 
 
