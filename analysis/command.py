@@ -10,8 +10,9 @@ from torch import Tensor
 
 from analysis.formats import as_text
 from analysis.output import RESULTS, Result, check_replaceable, write_result
-from analysis.subjects import Subject, load_subjects, load_test_images
+from analysis.subjects import Subject, load_subjects
 from cli import parse_arguments
+from data import load_split
 from errors import check_at_least, check_seed
 from training.config import Backend, Dataset
 from training.device import describe_backend, keep_freed_memory
@@ -60,7 +61,8 @@ class Experiment:
 
     def load_images(self, subjects: list[Subject]) -> Tensor:
         """The test images to use, uint8 [N, C, H, W] on the subjects' device."""
-        return load_test_images(subjects, self.data_dir, self.n_images)
+        first = subjects[0]
+        return load_split(first.dataset, "test", self.data_dir, limit=self.n_images, device=first.device).images
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers beside models and images: the seed and a subclass's own fields."""

@@ -2,15 +2,15 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from data import DATASETS, load_split
+from data import DATASETS
 from errors import UserError
 from models import ModelConfig, load_model, read_metadata
 from models.checkpoint import MODEL_FILE, find_model_file
@@ -54,11 +54,6 @@ class Subject:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    @property
-    def lif_backend(self) -> str | None:
-        """What runs its neurons; None of a model that does not spike."""
-        return backend_of(self.model)
-
     def generator(self, seed: int) -> Generator:
         """A source of noise on the model's device."""
         return Generator(self.device).manual_seed(seed)
@@ -74,7 +69,7 @@ class Subject:
             "epochs": self.run.get("epochs"),
             "config": self.run.get("config"),
             "model": self.model.config.to_dict(),
-            "lif_backend": self.lif_backend,
+            "lif_backend": backend_of(self.model),
         }
 
 
@@ -173,12 +168,6 @@ def _distinct(subjects: list[Subject]) -> list[Subject]:
         raise UserError(f"two models are called {twice[0]}: give each once, or copy one to another name")
     counts = Counter(s.label for s in subjects)
     return [replace(s, label=f"{s.label} ({s.name})") if counts[s.label] > 1 else s for s in subjects]
-
-
-def load_test_images(subjects: Iterable[Subject], data_dir: Path | None = None, limit: int | None = None) -> Tensor:
-    """The subjects' test images, or the first `limit` of them, on their device: uint8 [N, C, H, W]."""
-    first = next(iter(subjects))
-    return load_split(first.dataset, "test", data_dir, limit=limit, device=first.device).images
 
 
 def part_of_test_split(dataset: str, n_images: int) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from analysis.command import Experiment, experiment_main
 from analysis.drawing import KIND_COLORS, image_rows, save_figure, subject_colors
 from analysis.output import Result, describe, read_experiment, stored_pictures, write_result
-from analysis.subjects import Subject, load_subjects, load_test_images, part_of_test_split, trained_label
+from analysis.subjects import Subject, load_subjects, part_of_test_split, trained_label
 from cli import run_program
 from errors import UserError
 from models import ModelConfig, build_model, save_model
@@ -100,9 +100,10 @@ def test_a_model_given_twice_is_refused(tmp_path: Path) -> None:
 
 def test_test_images_are_the_first_ones(tmp_path: Path) -> None:
     subjects = load_subjects([saved(tmp_path, "a")], device="cpu")
-    assert load_test_images(subjects, limit=5).equal(load_test_images(subjects)[:5])
+    first, whole = (Experiment(n_images=n).load_images(subjects) for n in (5, None))
+    assert first.equal(whole[:5])
     assert part_of_test_split("digits", 5) == "first 5 images of the test split at hand (official: 297)"
-    assert part_of_test_split("digits", len(load_test_images(subjects))) == "whole test split"
+    assert part_of_test_split("digits", len(whole)) == "whole test split"
 
 
 def test_a_command_takes_many_checkpoints_and_writes_all_files(tmp_path: Path) -> None:

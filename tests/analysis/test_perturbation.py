@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from analysis.perturbation import add_noise, altered_images, altered_losses, flip, shuffle_length, shuffle_time
-from analysis.subjects import Subject, load_subjects, load_test_images
-from data import to_unit_range
+from analysis.subjects import Subject, load_subjects
+from data import load_split, to_unit_range
 from metrics import evaluate_reconstruction
 
 T, N, D = 16, 5, 12
@@ -87,12 +87,16 @@ def test_silence_and_spikes_change_with_the_same_probability(
     assert (after != before).double().mean().item() == pytest.approx(expected, abs=5 * (expected / n) ** 0.5)
 
 
+def first_images(n: int) -> Tensor:
+    return load_split("digits", "test", limit=n).images
+
+
 def decode_with(alter: Callable[[Tensor, Generator], Tensor], name: str = "altered"):
     return lambda model, x, z, noise: [(name, model.decode(alter(z, noise)))]
 
 
 def test_noise_of_probability_zero_scores_exactly_as_vanilla(subject: Subject) -> None:
-    images = load_test_images([subject], limit=70)
+    images = first_images(70)
     no_noise = decode_with(lambda z, noise: add_noise(z, 0.0, noise))
     vanilla, altered = altered_losses(subject, images, no_noise, seed=3).itertuples(index=False)
     assert altered.loss_vs_original == vanilla.loss_vs_original > 0
@@ -100,14 +104,14 @@ def test_noise_of_probability_zero_scores_exactly_as_vanilla(subject: Subject) -
 
 
 def test_the_vanilla_loss_is_the_reconstruction_loss(subject: Subject) -> None:
-    images = load_test_images([subject], limit=70)  # a last batch of 6
+    images = first_images(70)  # a last batch of 6
     table = altered_losses(subject, images, decode_with(lambda z, noise: 1 - z), seed=3)
     assert table["loss_vs_original"][0] == pytest.approx(evaluate_reconstruction(subject.model, images, seed=3))
     assert table["loss_vs_vanilla"][1] > 0
 
 
 def test_images_weigh_the_same_in_a_loss_against_vanilla(subject: Subject) -> None:
-    images, constant = load_test_images([subject], limit=70), partial(torch.full_like, fill_value=1.0)
+    images, constant = first_images(70), partial(torch.full_like, fill_value=1.0)
     table = altered_losses(subject, images, lambda model, x, z, noise: [("white", constant(x))], seed=3)
     with torch.no_grad():
         x, generator = to_unit_range(images), subject.generator(3)
@@ -122,14 +126,14 @@ def test_a_latent_that_is_constant_in_time_survives_a_time_shuffle(subject: Subj
 
 
 def test_a_seed_fixes_the_losses(subject: Subject) -> None:
-    images, shuffle = load_test_images([subject], limit=20), decode_with(shuffle_time)
+    images, shuffle = first_images(20), decode_with(shuffle_time)
     first, again, other = (altered_losses(subject, images, shuffle, seed) for seed in (1, 1, 2))
     assert first.equals(again)
     assert not first.equals(other)
 
 
 def test_pictures_are_of_the_images_and_of_the_same_latent(subject: Subject) -> None:
-    images = load_test_images([subject], limit=3)
+    images = first_images(3)
     rows = altered_images(subject, images, decode_with(lambda z, noise: z, "unaltered"), seed=0)
     assert list(rows) == ["original", "vanilla", "unaltered"]
     assert rows["original"].equal(to_unit_range(images))
@@ -149,6 +153,6 @@ def test_memory_is_that_of_one_batch(subject: Subject) -> None:
             most = max(most, sum(ref() is not None for ref in alive))
             yield str(k), reconstruction
 
-    altered_losses(subject, load_test_images([subject], limit=150), alterations, seed=0)
+    altered_losses(subject, first_images(150), alterations, seed=0)
     assert len(alive) == 12
     assert most <= 2
