@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from data import read_image_set
 from errors import UnavailableError, UserError
-from metrics.fad import SAMPLE_BATCH, FadMetric, FeatureNetwork, load_feature_network
+from metrics.fad import SAMPLE_BATCH, FadMetric, load_feature_network
 from metrics.inception import (
     FidMetric,
     InceptionScore,
@@ -86,53 +86,37 @@ def prepare_metrics(
     Raises:
         UserError: a file that cannot be used, or a data set that is needed and cannot be read.
     """
-    prepared, left_out, shared = {}, {}, _Shared(dataset, files, device)
+    prepared, left_out, prepare = {}, {}, _preparing(dataset, files, device)
     for name in names:
         try:
             if name != "reconstruction":
-                prepared[name] = _prepare(name, shared)
+                prepared[name] = prepare(name)
         except UnavailableError as error:
             left_out[name] = str(error)
     return prepared, left_out
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What several metrics use: networks that are loaded once, and splits that FID passes through them once."""
+def _preparing(dataset: str, files: Files, device: str | torch.device) -> Callable[[str], Metric]:
+    """Prepares a metric by its name; what several use, networks and the splits that FID passes through them, once."""
+    autoencoder = cache(lambda: load_feature_network(dataset, files.fad_weights, device))
+    inception = cache(lambda: load_inception(files.inception_weights, device))
 
-    dataset: str
-    files: Files
-    device: str | torch.device
+    @cache
+    def fid(protocol: str, split: str) -> FidMetric:
+        return FidMetric.prepare(inception(), dataset, protocol, split, n_wanted=0, data_dir=files.data_dir)
 
-    @cached_property
-    def autoencoder(self) -> FeatureNetwork:
-        return load_feature_network(self.dataset, self.files.fad_weights, self.device)
+    def prepare(name: str) -> Metric:
+        if name in FAD_PROTOCOLS:
+            return FadMetric.prepare(autoencoder(), FAD_PROTOCOLS[name], files.data_dir)
+        if name == "inception_score":
+            return paper_score(load_imagenet_inception(files.imagenet_inception_weights, device), dataset)
+        if name == "inception_score_standard":
+            return standard_score(inception())
+        protocol, n_wanted, split = FID_PROTOCOLS[name]
+        split = split or ("validation" if dataset == "celeba" else "test")
+        return replace(fid(protocol, split), n_wanted=n_wanted)
 
-    @cached_property
-    def inception(self) -> nn.Module:
-        return load_inception(self.files.inception_weights, self.device)
-
-    @cached_property
-    def fid_of_split(self) -> Callable[[str, str], FidMetric]:
-        """By protocol and split."""
-        return cache(
-            lambda protocol, split: FidMetric.prepare(
-                self.inception, self.dataset, protocol, split, n_wanted=0, data_dir=self.files.data_dir
-            )
-        )
-
-
-def _prepare(name: str, shared: _Shared) -> Metric:
-    if name in FAD_PROTOCOLS:
-        return FadMetric.prepare(shared.autoencoder, FAD_PROTOCOLS[name], shared.files.data_dir)
-    if name == "inception_score":
-        network = load_imagenet_inception(shared.files.imagenet_inception_weights, shared.device)
-        return paper_score(network, shared.dataset)
-    if name == "inception_score_standard":
-        return standard_score(shared.inception)
-    protocol, n_wanted, split = FID_PROTOCOLS[name]
-    split = split or ("validation" if shared.dataset == "celeba" else "test")
-    return replace(shared.fid_of_split(protocol, split), n_wanted=n_wanted)
+    return prepare
 
 
 @torch.no_grad()
