@@ -96,7 +96,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
             can be measured.
     """
     device = resolve_device(request.device)
-    model = load_model(request.checkpoint, str(device))
+    model = load_model(request.checkpoint, device)
     set_backend(model, resolve_backend(request.backend, device))
     run = read_metadata(request.checkpoint)["run"]
     dataset = dataset_of(request.checkpoint, run, model.config, request.dataset)

@@ -115,7 +115,7 @@ def load_subjects(
 
 def _load(path: Path, dataset: str | None, device: torch.device, backend: str) -> Subject:
     weights = find_model_file(path).read_bytes()  # before: a run under way may write others meanwhile
-    model, run = load_model(path, str(device)), read_metadata(path)["run"]
+    model, run = load_model(path, device), read_metadata(path)["run"]
     dataset = dataset_of(path, run, model.config, dataset)
     set_backend(model, backend)
     label, digest = model_label(model.config.model, run), hashlib.sha256(weights).hexdigest()

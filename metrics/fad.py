@@ -99,7 +99,7 @@ def load_feature_network(
         UserError: a damaged file, another kind of model, or one for other images.
     """
     file = find_model_file(weights) if weights else _shipped_weights(dataset)
-    network = load_model(file, str(device))
+    network = load_model(file, device)
     if type(network) is not Autoencoder:  # the ANN VAE is one too
         raise UserError(f"{file} holds a {network.config.model}, not an autoencoder: give FAD's with --fad-weights")
     DATASETS[dataset].check_images_of(file, network.config.image_channels, network.config.image_size)

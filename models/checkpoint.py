@@ -42,7 +42,7 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
 
 
-def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
     """Read a model: a file written by `save_model`, a run folder that holds one, or the authors' `.pth`.
 
     Returns:
