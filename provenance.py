@@ -38,7 +38,7 @@ def combine(starts: list[dict[str, Any]]) -> dict[str, Any]:
     return changing | {"versions": versions, "date": starts[-1]["date"]}
 
 
-def as_text(origin: dict[str, Any]) -> dict[str, str]:
+def card_lines(origin: dict[str, Any]) -> dict[str, str]:
     """Provenance as lines of a card."""
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     return {key: origin[key] for key in PROVENANCE} | {"versions": versions}

@@ -24,7 +24,6 @@ LABELS = (
 KINDS = ("", "_std", "_n", "_difference")  # of a number
 ORIGINS = ("hardware", "protocol")
 PROTOCOLS_JOINED_BY = " | "
-DATASETS = list(DATASET_NAMES)
 
 
 def frame(lines: Iterable[Line], columns: Iterable[str]) -> pd.DataFrame:
@@ -36,14 +35,14 @@ def frame(lines: Iterable[Line], columns: Iterable[str]) -> pd.DataFrame:
             `failed` or `not run`); of each column its value (of ours the mean over seeds), <column>_std (over seeds,
             n - 1 in the denominator), <column>_n and <column>_difference (to the paper's number); ORIGINS.
     """
-    ordered = sorted((line for line in lines if line["dataset"] in DATASETS), key=_place)  # a stable order
+    ordered = sorted((line for line in lines if line["dataset"] in DATASET_NAMES), key=_place)  # a stable order
     return pd.DataFrame(ordered, columns=[*LABELS, *(f"{c}{kind}" for c in columns for kind in KINDS), *ORIGINS])
 
 
 def _place(line: Line) -> tuple[int, int, bool]:
     known = line["model"] in MODELS and line["origin"] != "newer"
     model = MODELS.index(line["model"]) if known else len(MODELS)
-    return DATASETS.index(line["dataset"]), model, line["origin"] == "ours"
+    return list(DATASET_NAMES).index(line["dataset"]), model, line["origin"] == "ours"
 
 
 def recipe_key(row: Row) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 PAPER = Path(__file__).parent / "paper"
-METRICS = ("reconstruction_loss", "inception_score", "fid", "fad")  # of Table I
+TABLE1_METRICS = ("reconstruction_loss", "inception_score", "fid", "fad")
 MODELS = ("SWGAN", "SGAD", "ANN VAE", "FSVAE", "TAID", "ESVAE")
 DATASET_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA"}
 

@@ -17,7 +17,7 @@ from errors import UserError
 from files import write_atomically, write_json
 from metrics import MEAN_IMAGE
 from models import load_model, read_metadata, save_model
-from provenance import as_text, combine, device_types, in_turn
+from provenance import card_lines, combine, device_types, in_turn
 from training.config import Config, Precision, scheduled_epochs
 from training.folder import read_record
 from training.log import METRICS_FILE, RATES_FILE, save_grid
@@ -148,8 +148,8 @@ def card(record: dict[str, Any]) -> str:
         "command": f"`{record['command']}`",
         "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s"
         + _in_precision(origin),
-        **({f"training's {key}": text for key, text in as_text(origin).items()} if origin else {}),
-        **as_text(record),
+        **({f"training's {key}": text for key, text in card_lines(origin).items()} if origin else {}),
+        **card_lines(record),
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {record['name']}\n\n| | |\n|---|---|\n{rows}\n"

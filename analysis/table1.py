@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.comparison import COLUMNS, OWN_FAD, compared
 from analysis.experiments import Experiments, Places, Row
 from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
-from analysis.published import METRICS, published
+from analysis.published import TABLE1_METRICS, published
 from analysis.results import read_result, trained
 from analysis.subjects import MODEL_NAMES
 from errors import UserError
@@ -44,7 +44,7 @@ def table1(experiments: Experiments, places: Places) -> pd.DataFrame:
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    return {metric: row[metric] for metric in METRICS if metric in row}
+    return {metric: row[metric] for metric in TABLE1_METRICS if metric in row}
 
 
 def _by_recipe(rows: Sequence[Row]) -> list[list[Row]]:

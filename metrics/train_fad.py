@@ -33,7 +33,7 @@ from metrics.fad import (
     training_images,
 )
 from models import load_model, read_metadata, save_model
-from provenance import as_text, combine
+from provenance import card_lines, combine
 from training.config import Config, Dataset
 from training.device import keep_freed_memory
 from training.folder import read_record
@@ -119,7 +119,7 @@ def card(network: FeatureNetwork, folder: Path, data_dir: Path | None = None) ->
         **{f"training images, `{protocol}`": _real_images(network, protocol, data_dir) for protocol in PROTOCOLS},
         "command": f"`python -m metrics.train_fad --dataset {network.dataset} --epochs {run['epochs']} --release`",
         "training time": f"{log['seconds'].sum():.0f} s",
-        **as_text(origin),
+        **card_lines(origin),
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {network.file.stem}\n\n| | |\n|---|---|\n{rows}\n"
