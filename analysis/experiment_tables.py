@@ -1,6 +1,5 @@
 """Tables II and III from the results of their experiments, in the form of Table I."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from analysis.experiments import EXPERIMENTS_FILE, Experiments, Places, Row
 from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from analysis.output import read_experiment
 from analysis.published import DATASET_NAMES, published
+from analysis.results import read_result
 from analysis.subjects import MODEL_NAMES
 from errors import UserError
 from training.config import scheduled_epochs
@@ -146,9 +146,12 @@ def _row(subject: Mapping[str, Any], experiments: Experiments) -> Row:
 
 
 def _is_replaced(row: Row, measured: str, places: Places) -> bool:
-    """Whether the released file of the row is not the one that was measured, by its checksum."""
-    file = places.weights(row)
-    return file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != measured
+    """Whether the row was released anew since it was measured, by the checksum of its weights, where that is known.
+
+    The file itself is not asked: some do not come with the repository, and tables must not depend on which are there.
+    """
+    released = (read_result(row, places) or {}).get("checkpoint_sha256")
+    return released not in (None, measured)
 
 
 def _our_line(

@@ -1,5 +1,6 @@
 """What a trained row leaves behind: weights, their card, the result, pictures; all numbers are the released file's."""
 
+import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -109,6 +110,7 @@ def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places
         "name": row.name,
         "status": "done",
         "checkpoint": weights.name,
+        "checkpoint_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "budget": budget(row, record),
         "command": _command(row, record),
         "fingerprint": fingerprint(weights),
@@ -144,6 +146,7 @@ def card(record: dict[str, Any]) -> str:
         "reconstruction loss": f"{loss['value']:.5f} ({loss['protocol']}; n = {loss['n_images']})",
         MEAN_IMAGE: f"{record['baselines'][MEAN_IMAGE]:.5f}",
         **{name: _fad_text(record[name]) for name in FAD_PROTOCOLS if name in record},
+        **({"weights": f"sha256 {record['checkpoint_sha256']}"} if "checkpoint_sha256" in record else {}),
         **({"fingerprint": f"{mark['value']:.5f} ({mark['protocol']})"} if mark else {}),
         "command": f"`{record['command']}`",
         "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s"

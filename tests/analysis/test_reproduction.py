@@ -1,5 +1,6 @@
 """reproduce.py from a row to a result."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -53,8 +54,12 @@ def test_a_reduced_run_says_so_everywhere(places: Places) -> None:
 
 
 def test_the_result_is_that_of_the_released_file(places: Places) -> None:
-    record, _ = evaluate(Evaluation(places.pretrained / "tiny.safetensors", device="cpu"))
+    file = places.pretrained / "tiny.safetensors"
+    record, _ = evaluate(Evaluation(file, device="cpu"))
     assert record["reconstruction_loss"] == result(places)["reconstruction_loss"]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert result(places)["checkpoint_sha256"] == digest
+    assert f"| weights | sha256 {digest} |" in file.with_suffix(".md").read_text()
 
 
 def test_a_result_carries_what_makes_it_believable(places: Places) -> None:
