@@ -17,11 +17,11 @@ from typing import Annotated
 
 import tyro
 
-from analysis.experiments import Experiments, Places, read_experiments
 from analysis.formats import as_text
 from analysis.release import remeasure
 from analysis.reproduction import reproduce
-from analysis.results import is_done
+from analysis.row_results import is_done
+from analysis.rows import Experiments, Places, read_experiments
 from analysis.status import status_table
 from cli import parse_arguments, run_program
 from errors import UserError, check_at_least

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments import EXPERIMENTS_FILE, Experiments, Places, Row
 from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from analysis.output import read_experiment
 from analysis.published import DATASET_NAMES, published
-from analysis.results import read_result
+from analysis.row_results import read_result
+from analysis.rows import EXPERIMENTS_FILE, Experiments, Places, Row
 from analysis.subjects import MODEL_NAMES
 from errors import UserError
 from training.config import scheduled_epochs

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments import Row
 from analysis.published import DATASET_NAMES, MODELS
+from analysis.rows import Row
 
 Line = dict[str, Any]
 Goals = Mapping[tuple[str, str], Line]  # published rows by data set and model

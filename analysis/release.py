@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from analysis.evaluation import Evaluation, evaluate
-from analysis.experiments import Places, Row
 from analysis.fingerprint import fingerprint
 from analysis.generation import FAD_PROTOCOLS
-from analysis.results import is_done, read_result, trained
+from analysis.row_results import is_done, read_result, trained
+from analysis.rows import Places, Row
 from errors import UserError
 from files import write_atomically, write_json
 from metrics import MEAN_IMAGE

@@ -4,9 +4,9 @@ import math
 import time
 from pathlib import Path
 
-from analysis.experiments import Places, Row
 from analysis.release import release
-from analysis.results import read_result
+from analysis.row_results import read_result
+from analysis.rows import Places, Row
 from errors import BusyError, UserError
 from files import write_json
 from models import read_metadata

@@ -4,10 +4,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments import Experiments, Places
 from analysis.formats import markdown_table
 from analysis.generation import FAD_PROTOCOLS
-from analysis.results import is_done, read_result, trained
+from analysis.row_results import is_done, read_result, trained
+from analysis.rows import Experiments, Places
 from metrics import MEAN_IMAGE
 
 HEADINGS = {"fad": "FAD, `official`", "fad_eval": "FAD, `eval`"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.experiments import Experiments, Places, Row
-from analysis.results import read_result, trained
+from analysis.row_results import read_result, trained
+from analysis.rows import Experiments, Places, Row
 from data import DATASETS
 from errors import UserError
 from provenance import device_types

@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparison import COLUMNS, OWN_FAD, compared
-from analysis.experiments import Experiments, Places, Row
 from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from analysis.published import TABLE1_METRICS, published
-from analysis.results import read_result, trained
+from analysis.row_results import read_result, trained
+from analysis.rows import Experiments, Places, Row
 from analysis.subjects import MODEL_NAMES
 from errors import UserError
 from training.config import scheduled_epochs

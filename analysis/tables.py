@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
-from analysis.experiments import Places, read_experiments
 from analysis.formats import as_latex
 from analysis.layout import latex_layout, markdown_layout
+from analysis.rows import Places, read_experiments
 from analysis.run_list import run_list
 from analysis.summaries import SUMMARIES, summaries
 from analysis.table1 import HEADINGS, table1

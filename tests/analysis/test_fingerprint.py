@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.experiments import Places, read_experiments
 from analysis.fingerprint import fingerprint
-from analysis.results import read_result
+from analysis.row_results import read_result
+from analysis.rows import Places, read_experiments
 from models import ModelConfig, build_model, load_model, save_model
 
 ROOT = Path(__file__).parents[2]

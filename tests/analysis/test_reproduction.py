@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 import reproduce as program
 from analysis.comparison import comparison
 from analysis.evaluation import Evaluation, evaluate
-from analysis.experiments import Places, Row
 from analysis.published import paper_table1
 from analysis.release import budget, card, release, remeasure, training_figures
 from analysis.reproduction import reproduce
+from analysis.rows import Places, Row
 from cli import run_program
 from errors import UserError
 from models import load_model, read_metadata, save_model

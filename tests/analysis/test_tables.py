@@ -14,13 +14,13 @@ import pytest
 
 from analysis import tables
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
-from analysis.experiments import Experiments, Places, Row, read_experiments
 from analysis.formats import as_latex, markdown_table
 from analysis.layout import latex_layout, markdown_layout
 from analysis.output import write_experiment
 from analysis.published import PAPER
 from analysis.release import card
-from analysis.results import is_done, read_result
+from analysis.row_results import is_done, read_result
+from analysis.rows import Experiments, Places, Row, read_experiments
 from analysis.summaries import NOT_MEASURED, SUMMARIES, summaries
 from analysis.table1 import HEADINGS, table1
 from cli import run_program

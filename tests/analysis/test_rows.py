@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.experiments import EXPERIMENTS_FILE, Places, Row, read_experiments
-from analysis.results import is_done, read_result, trained
+from analysis.row_results import is_done, read_result, trained
+from analysis.rows import EXPERIMENTS_FILE, Places, Row, read_experiments
 from analysis.status import status_table
 from errors import UserError
 from provenance import PROVENANCE

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from analysis.comparison import EVERY_METRIC
-from analysis.experiments import Places, Row
+from analysis.rows import Places, Row
 from errors import UserError
 from metrics import MEAN_IMAGE
 from provenance import PROVENANCE
