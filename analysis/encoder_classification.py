@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analysis.classifier import Accuracy, Activation, Labelled, Recipe, train_classifier
-from analysis.command import Experiment, experiment_main
 from analysis.drawing import GREY, KIND_COLORS, legend_below, new_figure, styled, subject_colors
+from analysis.experiment import Experiment, experiment_main
+from analysis.experiment_result import Result, describe
 from analysis.features import STATISTICS_BATCHES, PixelPCA, RateKind, encoder_rates, untrained_copy
-from analysis.output import Result, describe
 from analysis.published import published
 from analysis.subjects import MODEL_NAMES, Subject
 from cli import run_program

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.experiment_result import read_experiment
 from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
-from analysis.output import read_experiment
 from analysis.published import DATASET_NAMES, published
 from analysis.row_results import read_result
 from analysis.rows import EXPERIMENTS_FILE, Experiments, Places, Row

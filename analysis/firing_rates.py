@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.command import Experiment, experiment_main
 from analysis.drawing import new_figure, styled
-from analysis.output import Result, describe
+from analysis.experiment import Experiment, experiment_main
+from analysis.experiment_result import Result, describe
 from analysis.rate_histograms import SamplingRange, StageRates, intersection, mean_range, stage_rates, wasserstein
 from analysis.rate_log import draw_epochs, read_rate_log
 from analysis.subjects import Subject, part_of_test_split

@@ -14,9 +14,9 @@ from typing import ClassVar
 import pandas as pd
 import torch
 
-from analysis.command import Experiment, experiment_main
 from analysis.drawing import image_rows
-from analysis.output import Result, describe
+from analysis.experiment import Experiment, experiment_main
+from analysis.experiment_result import Result, describe
 from analysis.subjects import Subject
 from cli import run_program
 from data import to_unit_range

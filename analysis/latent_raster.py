@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.command import Experiment, experiment_main
 from analysis.drawing import new_figure, styled, subject_colors
-from analysis.output import Result, describe
+from analysis.experiment import Experiment, experiment_main
+from analysis.experiment_result import Result, describe
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from data import to_unit_range

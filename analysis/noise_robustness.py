@@ -17,9 +17,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
-from analysis.command import Experiment, experiment_main
 from analysis.drawing import GREY, image_panels, legend_below, new_figure, styled, subject_colors
-from analysis.output import Result, describe
+from analysis.experiment import Experiment, experiment_main
+from analysis.experiment_result import Result, describe
 from analysis.perturbation import LOSSES, add_noise, altered_images, altered_losses, flip, shuffle_time
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from IPython.display import Image, display
 
-from analysis.command import Experiment
 from analysis.comparison import comparison, metric_lines
 from analysis.drawing import rendered
 from analysis.evaluation import Evaluation, evaluate
-from analysis.output import RESULTS, other_settings, read_experiment, stored_pictures
+from analysis.experiment import Experiment
+from analysis.experiment_result import RESULTS, other_settings, read_experiment, stored_pictures
 from analysis.release import RELEASE_METRICS
 from analysis.subjects import Subject
 from data import DATASETS

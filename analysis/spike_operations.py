@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analysis.command import Experiment, experiment_main
 from analysis.drawing import new_figure, styled, subject_colors
+from analysis.experiment import Experiment, experiment_main
+from analysis.experiment_result import Result, describe
 from analysis.operations import PICOJOULE_PER_AC, PICOJOULE_PER_MAC, Operations, count_operations, energy
-from analysis.output import Result, describe
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from data import batches

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.encoder_classification import PIXELS, TRAINED, UNTRAINED
+from analysis.experiment_result import read_experiment
 from analysis.formats import markdown_table
-from analysis.output import read_experiment
 from analysis.published import DATASET_NAMES
 from analysis.subjects import model_label
 from data import DATASETS

@@ -16,9 +16,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
-from analysis.command import Experiment, experiment_main
 from analysis.drawing import image_panels, legend_below, new_figure, styled, subject_colors
-from analysis.output import Result, describe
+from analysis.experiment import Experiment, experiment_main
+from analysis.experiment_result import Result, describe
 from analysis.perturbation import LOSSES, altered_images, altered_losses, shuffle_length, shuffle_time
 from analysis.published import published
 from analysis.subjects import Subject, part_of_test_split

@@ -11,7 +11,6 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from analysis.classifier import Accuracy, Labelled, Recipe, build_classifier, train_classifier
-from analysis.command import experiment_main
 from analysis.encoder_classification import (
     PIXELS,
     TRAINED,
@@ -22,8 +21,9 @@ from analysis.encoder_classification import (
     summary,
     with_verdict,
 )
+from analysis.experiment import experiment_main
+from analysis.experiment_result import read_experiment
 from analysis.features import STATISTICS_BATCHES, PixelPCA, encoder_rates, untrained_copy
-from analysis.output import read_experiment
 from analysis.subjects import load_subjects
 from cli import run_program
 from data import load_split, to_unit_range

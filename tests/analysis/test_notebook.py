@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from analysis import notebook
+from analysis.experiment_result import write_result
 from analysis.latent_raster import LatentRaster
 from analysis.notebook import best_checkpoints, show, show_evaluation
-from analysis.output import write_result
 from analysis.time_shuffle import TimeShuffle
 from models import load_model, save_model
 

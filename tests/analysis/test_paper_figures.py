@@ -11,12 +11,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.container import BarContainer
 from torch import Tensor
 
-from analysis.command import Experiment, experiment_main
 from analysis.drawing import subject_colors
+from analysis.experiment import Experiment, experiment_main
+from analysis.experiment_result import read_experiment, write_experiment
 from analysis.image_grids import ImageGrids
 from analysis.latent_raster import LatentRaster, extremes, latents
 from analysis.noise_robustness import NoiseRobustness
-from analysis.output import read_experiment, write_experiment
 from analysis.published import PAPER
 from analysis.subjects import Subject, load_subjects
 from analysis.time_shuffle import TimeShuffle, paper_rows

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from analysis import tables
+from analysis.experiment_result import write_experiment
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
 from analysis.formats import as_latex, markdown_table
 from analysis.layout import latex_layout, markdown_layout
-from analysis.output import write_experiment
 from analysis.published import PAPER
 from analysis.release import card
 from analysis.row_results import is_done, read_result

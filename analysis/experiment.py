@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 import tyro
 from torch import Tensor
 
+from analysis.experiment_result import RESULTS, Result, check_replaceable, write_result
 from analysis.formats import as_text
-from analysis.output import RESULTS, Result, check_replaceable, write_result
 from analysis.subjects import Subject, load_subjects
 from cli import parse_arguments
 from data import load_split

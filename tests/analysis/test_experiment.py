@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.command import Experiment, experiment_main
 from analysis.drawing import KIND_COLORS, image_rows, save_figure, subject_colors
-from analysis.output import Result, describe, read_experiment, stored_pictures, write_result
+from analysis.experiment import Experiment, experiment_main
+from analysis.experiment_result import Result, describe, read_experiment, stored_pictures, write_result
 from analysis.subjects import Subject, load_subjects, part_of_test_split, trained_label
 from cli import run_program
 from errors import UserError
