@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.experiment_result import read_experiment
-from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from analysis.published import DATASET_NAMES, published
 from analysis.row_results import read_result
 from analysis.rows import EXPERIMENTS_FILE, Experiments, Places, Row
 from analysis.subjects import MODEL_NAMES
+from analysis.table_lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from errors import UserError
 from training.config import scheduled_epochs
 
@@ -77,7 +77,7 @@ TABLE3 = ExperimentTable(
 
 
 def experiment_table(table: ExperimentTable, experiments: Experiments, places: Places) -> pd.DataFrame:
-    """All lines, as `analysis.lines.frame` orders them; models that the paper has and results/ has not are `not run`.
+    """All lines, as `table_lines.frame` orders them; models that the paper has and results/ has not are `not run`.
 
     Raises:
         UserError: a damaged result.

@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparison import COLUMNS, OWN_FAD, compared
-from analysis.lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from analysis.published import TABLE1_METRICS, published
 from analysis.row_results import read_result, trained
 from analysis.rows import Experiments, Places, Row
 from analysis.subjects import MODEL_NAMES
+from analysis.table_lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from errors import UserError
 from training.config import scheduled_epochs
 
@@ -30,7 +30,7 @@ HEADINGS = {
 
 
 def table1(experiments: Experiments, places: Places) -> pd.DataFrame:
-    """All lines with COLUMNS, as `analysis.lines.frame` orders them.
+    """All lines with COLUMNS, as `analysis.table_lines.frame` orders them.
 
     Raises:
         UserError: a damaged result, or seeds of one line measured by different protocols.

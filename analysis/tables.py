@@ -17,11 +17,11 @@ import pandas as pd
 
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
 from analysis.formats import as_latex
-from analysis.layout import latex_layout, markdown_layout
 from analysis.rows import Places, read_experiments
 from analysis.run_list import run_list
 from analysis.summaries import SUMMARIES, summaries
 from analysis.table1 import HEADINGS, table1
+from analysis.table_layout import latex_layout, markdown_layout
 from analysis.trial_tables import precision_table, recipe_table, switch_table
 from cli import parse_arguments, run_program
 from errors import UserError

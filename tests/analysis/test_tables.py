@@ -16,13 +16,13 @@ from analysis import tables
 from analysis.experiment_result import write_experiment
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
 from analysis.formats import as_latex, markdown_table
-from analysis.layout import latex_layout, markdown_layout
 from analysis.published import PAPER
 from analysis.release import card
 from analysis.row_results import is_done, read_result
 from analysis.rows import Experiments, Places, Row, read_experiments
 from analysis.summaries import NOT_MEASURED, SUMMARIES, summaries
 from analysis.table1 import HEADINGS, table1
+from analysis.table_layout import latex_layout, markdown_layout
 from cli import run_program
 from errors import UserError
 from tests.records import done_result, number

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.formats import markdown_table
-from analysis.lines import PROTOCOLS_JOINED_BY
 from analysis.published import DATASET_NAMES
+from analysis.table_lines import PROTOCOLS_JOINED_BY
 
 NOTHING = "-"
 
@@ -16,7 +16,7 @@ def markdown_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> str:
     """One Markdown table per data set, followed by the protocols of our numbers.
 
     Args:
-        table: as `analysis.lines.frame` makes it.
+        table: as `analysis.table_lines.frame` makes it.
         headings: of its columns of numbers, and of `hardware`.
     """
     parts = []
