@@ -1,9 +1,12 @@
 """Imports point one way: no module knows anything of what is built on it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+
+import analysis
 
 ROOT = Path(__file__).parent.parent
 # From the ground up; what shares a line may import each other.
@@ -47,3 +50,8 @@ def test_every_module_of_the_project_has_its_layer() -> None:
     at_the_top = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix == ".py"}
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     assert at_the_top | folders == set(HEIGHT)
+
+
+def test_every_module_of_analysis_is_in_its_map() -> None:
+    names = {path.stem for path in (ROOT / "analysis").glob("[a-z]*.py")}
+    assert set(re.findall(r"`(\w+)`", analysis.__doc__)) == names
