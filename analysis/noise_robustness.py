@@ -96,7 +96,7 @@ def draw_curves(table: pd.DataFrame, subjects: list[Subject], part: str) -> Figu
         axis.plot([], [], dashes, color=GREY, label=f"against the {target}")
     axis.set_xlabel("probability a that an entry of z is hit")
     axis.set_ylabel("mean squared error per value on [-1, 1]")
-    axis.set_title(f"noised latents, {subjects[0].dataset}, {part}")
+    axis.set_title(f"noised latents, {subjects[0].dataset},\n{part}")
     axis.set_ylim(bottom=0)
     legend_below(figure, axis)
     return figure

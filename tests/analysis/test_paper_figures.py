@@ -1,5 +1,6 @@
 """The experiments of Table II and Fig. 1, 3 to 5 and 8 to 13, from checkpoints to files."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from analysis.image_grids import ImageGrids
 from analysis.latent_raster import LatentRaster, extremes, latents
 from analysis.noise_robustness import NoiseRobustness
 from analysis.published import PAPER
-from analysis.subjects import Subject, load_subjects
+from analysis.subjects import Subject, load_subjects, part_of_test_split
 from analysis.time_shuffle import TimeShuffle, paper_rows
 from cli import run_program
 from data import load_split, to_unit_range
@@ -181,6 +182,18 @@ def test_the_noise_figure_has_a_solid_and_a_dashed_curve_of_each_model(subjects:
     assert {name: to_rgb(line.get_color()) for name, line in named.items()}.items() >= subject_colors(subjects).items()
     dashes = {name: line.get_linestyle() for name, line in named.items() if name not in subject_colors(subjects)}
     assert dashes == {"against the original image": "-", "against the vanilla reconstruction": "--"}
+
+
+@pytest.mark.parametrize("kind", [TimeShuffle, NoiseRobustness])
+def test_nothing_of_a_figure_is_cut_off(
+    kind: type[Experiment], subjects: list[Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = part_of_test_split("celeba", 10_000) + len("fashion_mnist"[len("digits") :]) * "m"
+    monkeypatch.setattr(sys.modules[kind.__module__], "part_of_test_split", lambda *_: longest)
+    figure = kind(n_images=2).measure(subjects).figures[""]
+    figure.draw_without_rendering()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert drawn.xmin >= 0 and drawn.ymin >= 0 and drawn.xmax <= width and drawn.ymax <= height
 
 
 def test_the_shuffle_figure_has_a_bar_of_each_model_and_latent(subjects: list[Subject]) -> None:
