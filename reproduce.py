@@ -21,7 +21,7 @@ from analysis.formats import as_text
 from analysis.release import remeasure
 from analysis.reproduction import reproduce
 from analysis.row_results import is_done
-from analysis.rows import Experiments, Places, read_experiments
+from analysis.rows import Places, Plan, read_plan
 from analysis.status import status_table
 from cli import parse_arguments, run_program
 from errors import UserError, check_at_least
@@ -52,14 +52,14 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """List or run."""
     arguments = parse_arguments(Arguments, argv, __doc__)
-    experiments, places = read_experiments(), Places()
+    plan, places = read_plan(), Places()
     if arguments.list:
         if arguments != Arguments(list=True):
             raise UserError("--list shows every row and runs nothing: give it alone")
-        print(as_text(status_table(experiments, places)))
+        print(as_text(status_table(plan, places)))
         return
     if arguments.evaluate:
-        _evaluate(arguments, experiments, places)
+        _evaluate(arguments, plan, places)
         return
     if not arguments.names and arguments.minutes is None:
         raise UserError("name the rows to run, or give --minutes to run all in order; --list shows them")
@@ -69,17 +69,17 @@ def main(argv: list[str]) -> None:
     resolve_device(arguments.device)  # what is wrong with all rows is no row's failure
     keep_freed_memory()
     minutes = math.inf if arguments.minutes is None else arguments.minutes
-    rows = experiments.select(arguments.names)
+    rows = plan.select(arguments.names)
     failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device, arguments.precision)
     if failed:
         raise UserError(f"rows failed: {', '.join(failed)}; results/<name>.json says why")
 
 
-def _evaluate(arguments: Arguments, experiments: Experiments, places: Places) -> None:
+def _evaluate(arguments: Arguments, plan: Plan, places: Places) -> None:
     if (arguments.minutes, arguments.epochs, arguments.precision) != (None, None, "auto"):
         raise UserError("--evaluate trains nothing: leave --minutes, --epochs and --precision out")
     keep_freed_memory()
-    rows = experiments.select(arguments.names)
+    rows = plan.select(arguments.names)
     for row in rows if arguments.names else [r for r in rows if is_done(r, places) and places.weights(r).exists()]:
         print(f"== {row.name}", flush=True)
         remeasure(row, places, arguments.device)

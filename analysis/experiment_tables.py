@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.experiment_result import read_experiment
 from analysis.published import DATASET_NAMES, published
 from analysis.row_results import read_result
-from analysis.rows import EXPERIMENTS_FILE, Experiments, Places, Row
+from analysis.rows import EXPERIMENTS_FILE, Places, Plan, Row
 from analysis.subjects import MODEL_NAMES
 from analysis.table_lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from errors import UserError
@@ -76,7 +76,7 @@ TABLE3 = ExperimentTable(
 )
 
 
-def experiment_table(table: ExperimentTable, experiments: Experiments, places: Places) -> pd.DataFrame:
+def experiment_table(table: ExperimentTable, plan: Plan, places: Places) -> pd.DataFrame:
     """All lines, as `table_lines.frame` orders them; models that the paper has and results/ has not are `not run`.
 
     Raises:
@@ -84,10 +84,10 @@ def experiment_table(table: ExperimentTable, experiments: Experiments, places: P
     """
     paper = published(table.name)
     goals = by_model(paper)
-    ours = [line for dataset in DATASET_NAMES for line in _our_lines(table, dataset, experiments, places, goals)]
+    ours = [line for dataset in DATASET_NAMES for line in _our_lines(table, dataset, plan, places, goals)]
     lines = [published_line(row, "paper", _paper_numbers(table, row)) for row in paper.to_dict("records")] + ours
     measured = {(line["dataset"], line["model"]) for line in ours}
-    lines += [_not_run(table, *key, experiments) for key in goals if key not in measured]
+    lines += [_not_run(table, *key, plan) for key in goals if key not in measured]
     return frame(lines, table.columns)
 
 
@@ -95,9 +95,9 @@ def _paper_numbers(table: ExperimentTable, row: Mapping[str, Any]) -> dict[str, 
     return {name: row[column.paper] for name, column in table.columns.items() if column.paper}
 
 
-def _not_run(table: ExperimentTable, dataset: str, model: str, experiments: Experiments) -> Line:
+def _not_run(table: ExperimentTable, dataset: str, model: str, plan: Plan) -> Line:
     """Names the longest of the runs that could be measured, and the command that does it."""
-    rows = [row for row in experiments.rows if (row.dataset, MODEL_NAMES[row.model]) == (dataset, model)]
+    rows = [row for row in plan.rows if (row.dataset, MODEL_NAMES[row.model]) == (dataset, model)]
     if not rows:
         raise UserError(f"{EXPERIMENTS_FILE} has no run of {model} on {dataset}, which {table.name} needs: add a row")
     row = max(rows, key=lambda row: row.epochs * row.n_images)
@@ -105,18 +105,16 @@ def _not_run(table: ExperimentTable, dataset: str, model: str, experiments: Expe
     return our_line(model, [row], 1, "not run", 0) | {"recipe": command}
 
 
-def _our_lines(
-    table: ExperimentTable, dataset: str, experiments: Experiments, places: Places, goals: Goals
-) -> list[Line]:
+def _our_lines(table: ExperimentTable, dataset: str, plan: Plan, places: Places, goals: Goals) -> list[Line]:
     """One line a recipe and budget."""
     folder, name = places.results / "analysis", f"{table.experiment}-{dataset}"
     if not (folder / f"{name}.json").exists():
         return []
     record, numbers = read_experiment(folder, name)
-    planned = Counter(recipe_key(row) for row in experiments.rows)
+    planned = Counter(recipe_key(row) for row in plan.rows)
     groups: dict[tuple[str, int, int | None, int | None], list[tuple[Row, pd.DataFrame]]] = {}
     for subject in record["subjects"]:
-        row, epochs = _row(subject, experiments), subject["epochs"]
+        row, epochs = _row(subject, plan), subject["epochs"]
         n_planned = planned[recipe_key(row)]
         scheduled = None if epochs is None else scheduled_epochs(subject["config"] or {}, epochs)
         if _is_replaced(row, subject["sha256"], places):
@@ -127,9 +125,9 @@ def _our_lines(
     return [_our_line(table, found, *budget, goals) | origin for (_, *budget), found in groups.items()]
 
 
-def _row(subject: Mapping[str, Any], experiments: Experiments) -> Row:
+def _row(subject: Mapping[str, Any], plan: Plan) -> Row:
     """The row of experiments.toml that a subject is the model of, else what is known of the subject."""
-    known = {row.name: row for row in experiments.rows}
+    known = {row.name: row for row in plan.rows}
     config = subject["config"] or {}
     unknown = Row(
         subject["name"],

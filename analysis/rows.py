@@ -85,8 +85,8 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Experiments:
-    """All rows, in order, and the speed by device and image size assumed until one is measured."""
+class Plan:
+    """All of experiments.toml: its rows in order, and the speed by device and image size until one is measured."""
 
     rows: tuple[Row, ...]
     assumed_images_per_second: dict[str, dict[str, float]]
@@ -104,7 +104,7 @@ class Experiments:
         return tuple(by_name[name] for name in names) or self.rows
 
 
-def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
+def read_plan(path: Path = EXPERIMENTS_FILE) -> Plan:
     """Read the rows and check each against the configuration.
 
     Raises:
@@ -127,7 +127,7 @@ def read_experiments(path: Path = EXPERIMENTS_FILE) -> Experiments:
         if unassumed := {str(DATASETS[row.dataset].image_size) for row in rows} - speeds.get(device, {}).keys():
             sizes = ", ".join(sorted(unassumed))
             raise UserError(f"{path}: [assumed_images_per_second.{device}] has no image size {sizes}")
-    return Experiments(rows, speeds)
+    return Plan(rows, speeds)
 
 
 def _row(values: dict[str, Any], path: Path) -> Row:

@@ -7,18 +7,18 @@ import pandas as pd
 from analysis.formats import markdown_table
 from analysis.generation import FAD_PROTOCOLS
 from analysis.row_results import is_done, read_result, trained
-from analysis.rows import Experiments, Places
+from analysis.rows import Places, Plan
 from metrics import MEAN_IMAGE
 
 HEADINGS = {"fad": "FAD, `official`", "fad_eval": "FAD, `eval`"}
 
 
-def run_list(experiments: Experiments, places: Places) -> str:
+def run_list(plan: Plan, places: Places) -> str:
     """One line a run as Markdown, in the order of experiments.toml; in brackets what a score is to be seen against.
 
     Its links are those of a file in results/tables.
     """
-    records = [read_result(row, places) for row in experiments.rows if is_done(row, places)]
+    records = [read_result(row, places) for row in plan.rows if is_done(row, places)]
     if not records:
         return "No run has a result yet.\n"
     table = pd.DataFrame([_line(record) for record in records])

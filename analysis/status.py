@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.row_results import read_result, trained
-from analysis.rows import Experiments, Places, Row
+from analysis.rows import Places, Plan, Row
 from data import DATASETS
 from errors import UserError
 from provenance import device_types
@@ -31,19 +31,17 @@ class Speeds:
         return self.measured.get(_network(row), self.assumed[str(DATASETS[row.dataset].image_size)])
 
 
-def status_table(experiments: Experiments, places: Places, device: str = "auto") -> pd.DataFrame:
+def status_table(plan: Plan, places: Places, device: str = "auto") -> pd.DataFrame:
     """One line a row: epochs trained, status, hours left on this kind of device, what it feeds.
 
     Raises:
         UserError: a damaged result or log, or no such device.
     """
     kind = resolve_device(device).type
-    results = {row.name: read_result(row, places) for row in experiments.rows}
-    measured = {
-        _network(row): r["images_per_second"] for row in experiments.rows if _is_of(r := results[row.name], kind)
-    }
-    speeds = Speeds(measured, experiments.assumed_images_per_second[kind])
-    return pd.DataFrame([_status_line(row, results[row.name], speeds, kind, places) for row in experiments.rows])
+    results = {row.name: read_result(row, places) for row in plan.rows}
+    measured = {_network(row): r["images_per_second"] for row in plan.rows if _is_of(r := results[row.name], kind)}
+    speeds = Speeds(measured, plan.assumed_images_per_second[kind])
+    return pd.DataFrame([_status_line(row, results[row.name], speeds, kind, places) for row in plan.rows])
 
 
 def _network(row: Row) -> tuple[str, int]:

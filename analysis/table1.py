@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.comparison import COLUMNS, OWN_FAD, compared
 from analysis.published import TABLE1_METRICS, published
 from analysis.row_results import read_result, trained
-from analysis.rows import Experiments, Places, Row
+from analysis.rows import Places, Plan, Row
 from analysis.subjects import MODEL_NAMES
 from analysis.table_lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
 from errors import UserError
@@ -29,7 +29,7 @@ HEADINGS = {
 }
 
 
-def table1(experiments: Experiments, places: Places) -> pd.DataFrame:
+def table1(plan: Plan, places: Places) -> pd.DataFrame:
     """All lines with COLUMNS, as `analysis.table_lines.frame` orders them.
 
     Raises:
@@ -37,7 +37,7 @@ def table1(experiments: Experiments, places: Places) -> pd.DataFrame:
     """
     paper = published("table1")
     lines = [published_line(row, "paper", _numbers(row)) for row in paper.to_dict("records")]
-    for rows in _by_recipe(experiments.rows):
+    for rows in _by_recipe(plan.rows):
         lines += _our_lines(rows, [read_result(row, places) for row in rows], by_model(paper))
     lines += [published_line(row, "newer", _numbers(row)) for row in published("newer").to_dict("records")]
     return frame(lines, COLUMNS)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
 from analysis.formats import as_latex
-from analysis.rows import Places, read_experiments
+from analysis.rows import Places, read_plan
 from analysis.run_list import run_list
 from analysis.summaries import SUMMARIES, summaries
 from analysis.table1 import HEADINGS, table1
@@ -69,14 +69,14 @@ def make(results: Path) -> dict[str, str]:
     Raises:
         UserError: results that are damaged or do not fit each other.
     """
-    experiments, places = read_experiments(), Places(results=results)
-    files = in_every_format("table1", table1(experiments, places), HEADINGS)
+    plan, places = read_plan(), Places(results=results)
+    files = in_every_format("table1", table1(plan, places), HEADINGS)
     for table in (TABLE2, TABLE3):
-        lines = experiment_table(table, experiments, places)
+        lines = experiment_table(table, plan, places)
         files |= in_every_format(table.name, lines, table.headings)
     files |= {f"{name}.md": text for name, text in summaries(results).items()}
     return files | {
-        "runs.md": run_list(experiments, places),
+        "runs.md": run_list(plan, places),
         "recipe_search.md": recipe_table(results / "recipe_search.csv"),
         "variant_switches.md": switch_table(results / "variant_switches.csv"),
         "precisions.md": precision_table(results / "precisions.csv"),

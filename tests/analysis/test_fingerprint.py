@@ -7,12 +7,12 @@ import torch
 
 from analysis.fingerprint import fingerprint
 from analysis.row_results import read_result
-from analysis.rows import Places, read_experiments
+from analysis.rows import Places, read_plan
 from models import ModelConfig, build_model, load_model, save_model
 
 ROOT = Path(__file__).parents[2]
 PLACES = Places(ROOT / "runs", ROOT / "results", ROOT / "pretrained")
-ROWS = read_experiments(ROOT / "experiments.toml").rows
+ROWS = read_plan(ROOT / "experiments.toml").rows
 RELEASED = [row for row in ROWS if (PLACES.pretrained / f"{row.name}.safetensors").exists()]
 TOLERANCE = 0.01  # rounding turns a spike here and there
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.row_results import is_done, read_result, trained
-from analysis.rows import EXPERIMENTS_FILE, Places, Row, read_experiments
+from analysis.rows import EXPERIMENTS_FILE, Places, Row, read_plan
 from analysis.status import status_table
 from errors import UserError
 from provenance import PROVENANCE
@@ -35,13 +35,13 @@ def places(tmp_path: Path) -> Places:
 
 
 @pytest.fixture
-def experiments(tmp_path: Path):
+def plan(tmp_path: Path):
     (tmp_path / "e.toml").write_text(TOML)
-    return read_experiments(tmp_path / "e.toml")
+    return read_plan(tmp_path / "e.toml")
 
 
-def line(experiments, places: Places) -> dict:
-    return status_table(experiments, places, "cpu").iloc[0].to_dict()
+def line(plan, places: Places) -> dict:
+    return status_table(plan, places, "cpu").iloc[0].to_dict()
 
 
 def write_log(places: Places, epochs: int) -> None:
@@ -57,14 +57,14 @@ def write_result(places: Places, **record) -> None:
 
 
 def test_every_committed_row_makes_a_configuration() -> None:
-    experiments = read_experiments(ROOT / EXPERIMENTS_FILE)
-    for row in experiments.rows:
+    plan = read_plan(ROOT / EXPERIMENTS_FILE)
+    for row in plan.rows:
         config = row.config()
         assert (config.dataset, config.epochs, config.name) == (row.dataset, row.epochs, row.name)
 
 
 def test_full_budget_rows_without_label_are_the_presets_alone() -> None:
-    for row in read_experiments(ROOT / EXPERIMENTS_FILE).rows:
+    for row in read_plan(ROOT / EXPERIMENTS_FILE).rows:
         assert bool(row.overrides) <= (row.label != Row.label), f"{row.name} has overrides but no label"
 
 
@@ -74,16 +74,16 @@ def test_what_is_not_the_papers_recipe_needs_a_label(line: str, tmp_path: Path) 
         f'{TOML}\n[[run]]\nname = "b"\ndataset = "mnist"\nepochs = 2\nfeeds = ""\n{line}\n'
     )
     with pytest.raises(UserError, match="row 'b' is not a run: \"paper's recipe\" is not what it is: give it a label"):
-        read_experiments(tmp_path / "e.toml")
+        read_plan(tmp_path / "e.toml")
 
 
-def test_overrides_reach_the_configuration(experiments) -> None:
-    assert experiments.rows[0].config().lr == 0.01
-    assert experiments.rows[0].config(epochs=2, device="cpu").epochs == 2
+def test_overrides_reach_the_configuration(plan) -> None:
+    assert plan.rows[0].config().lr == 0.01
+    assert plan.rows[0].config(epochs=2, device="cpu").epochs == 2
 
 
-def test_a_row_that_nobody_ran(experiments, places) -> None:
-    assert line(experiments, places) | {"recipe": ""} == {
+def test_a_row_that_nobody_ran(plan, places) -> None:
+    assert line(plan, places) | {"recipe": ""} == {
         "name": "a",
         "epochs": "0/4",
         "status": "not run",
@@ -93,17 +93,17 @@ def test_a_row_that_nobody_ran(experiments, places) -> None:
     }
 
 
-def test_a_log_with_no_speed_is_damaged(experiments, places) -> None:
+def test_a_log_with_no_speed_is_damaged(plan, places) -> None:
     write_log(places, epochs=1)
     file = places.runs / "a" / "metrics.csv"
     file.write_text(file.read_text().replace("25", "0"))
     with pytest.raises(UserError, match=r"metrics\.csv is damaged \(0.* images/s\)"):
-        line(experiments, places)
+        line(plan, places)
 
 
-def test_a_row_half_way_is_partial_and_estimated_at_its_own_speed(experiments, places) -> None:
+def test_a_row_half_way_is_partial_and_estimated_at_its_own_speed(plan, places) -> None:
     write_log(places, epochs=1)
-    found = line(experiments, places)
+    found = line(plan, places)
     assert (found["status"], found["epochs"]) == ("partial", "1/4")
     assert found["hours left"] == round(3 * 1500 / 25 / 3600, 2)
 
@@ -111,38 +111,38 @@ def test_a_row_half_way_is_partial_and_estimated_at_its_own_speed(experiments, p
 def test_hours_are_estimated_at_the_speed_of_another_row_of_the_network(tmp_path: Path, places) -> None:
     (tmp_path / "e.toml").write_text(TOML + '[[run]]\nname = "b"\ndataset = "mnist"\nepochs = 2\nfeeds = ""\n')
     write_result(places, images_per_second=200.0)
-    found = status_table(read_experiments(tmp_path / "e.toml"), places, "cpu").set_index("name")["hours left"]
+    found = status_table(read_plan(tmp_path / "e.toml"), places, "cpu").set_index("name")["hours left"]
     assert found["a"] == 0 and found["b"] == round(2 * 60_000 / 200 / 3600, 2)
 
 
-def test_the_speed_of_another_kind_of_device_is_no_estimate(experiments, places) -> None:
+def test_the_speed_of_another_kind_of_device_is_no_estimate(plan, places) -> None:
     origin = {key: done_result()[key] for key in PROVENANCE}
     write_result(places, epochs=1, images_per_second=9000.0, trained=origin | {"hardware": "NVIDIA H100 80GB HBM3"})
-    assert line(experiments, places)["hours left"] == round(4 * 1500 / 50 / 3600, 2)  # as assumed of a CPU
+    assert line(plan, places)["hours left"] == round(4 * 1500 / 50 / 3600, 2)  # as assumed of a CPU
 
 
-def test_a_reduced_result_without_its_run_folder_leaves_everything_to_do(experiments, places) -> None:
+def test_a_reduced_result_without_its_run_folder_leaves_everything_to_do(plan, places) -> None:
     write_result(places, epochs=1, images_per_second=50.0)
-    found = line(experiments, places)
+    found = line(plan, places)
     assert (found["epochs"], found["hours left"]) == ("1/4", round(4 * 1500 / 50 / 3600, 2))
     write_log(places, epochs=1)
-    assert line(experiments, places)["hours left"] == round(3 * 1500 / 25 / 3600, 2)
+    assert line(plan, places)["hours left"] == round(3 * 1500 / 25 / 3600, 2)
 
 
-def test_a_row_somebody_trains_is_running(experiments, places) -> None:
+def test_a_row_somebody_trains_is_running(plan, places) -> None:
     for folder in ("a", "a-of-2-epochs"):
         with run_lock(places.runs / folder):
-            assert line(experiments, places)["status"] == "running"
-    assert line(experiments, places)["status"] == "not run"
+            assert line(plan, places)["status"] == "running"
+    assert line(plan, places)["status"] == "not run"
 
 
 @pytest.mark.parametrize(
     ("record", "status"),
     [({}, "done"), ({"epochs": 2}, "partial"), ({"status": "failed", "epochs": 0}, "failed")],
 )
-def test_a_result_decides_the_status(experiments, places, record: dict, status: str) -> None:
+def test_a_result_decides_the_status(plan, places, record: dict, status: str) -> None:
     write_result(places, **record)
-    assert line(experiments, places)["status"] == status
+    assert line(plan, places)["status"] == status
 
 
 @pytest.mark.parametrize(
@@ -173,24 +173,24 @@ def test_a_result_decides_the_status(experiments, places, record: dict, status: 
 def test_a_broken_file_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     (tmp_path / "e.toml").write_text(TOML.replace(*change))
     with pytest.raises(UserError, match=message):
-        read_experiments(tmp_path / "e.toml")
+        read_plan(tmp_path / "e.toml")
 
 
-def test_a_damaged_result_is_named(experiments, places) -> None:
+def test_a_damaged_result_is_named(plan, places) -> None:
     write_result(places)
     (places.results / "a.json").write_text("{")
     with pytest.raises(UserError, match=r"a\.json is damaged"):
-        line(experiments, places)
+        line(plan, places)
 
 
-def test_a_result_without_what_a_table_shows_is_damaged(experiments, places) -> None:
+def test_a_result_without_what_a_table_shows_is_damaged(plan, places) -> None:
     for name in sorted(done_result().keys() - {"commit"}):
         record = done_result()
         del record[name]
         places.results.mkdir(parents=True, exist_ok=True)
         (places.results / "a.json").write_text(json.dumps(record))
         with pytest.raises(UserError, match=rf"a\.json is damaged \(no '{name}'\)"):
-            line(experiments, places)
+            line(plan, places)
 
 
 @pytest.mark.parametrize(
@@ -213,29 +213,29 @@ def test_a_result_without_what_a_table_shows_is_damaged(experiments, places) -> 
     ],
     ids=str,
 )
-def test_a_result_with_something_else_where_a_table_looks_is_damaged(changes, experiments, places) -> None:
+def test_a_result_with_something_else_where_a_table_looks_is_damaged(changes, plan, places) -> None:
     write_result(places, **changes)
     with pytest.raises(UserError, match=r"a\.json is damaged \("):
-        line(experiments, places)
+        line(plan, places)
 
 
-def test_a_failed_row_needs_no_numbers(experiments, places) -> None:
+def test_a_failed_row_needs_no_numbers(plan, places) -> None:
     places.results.mkdir()
     (places.results / "a.json").write_text('{"status": "failed", "epochs": 0}')
-    assert line(experiments, places)["status"] == "failed"
+    assert line(plan, places)["status"] == "failed"
 
 
 def test_committed_weights_and_results_are_of_committed_code() -> None:
     places = Places(results=ROOT / "results", pretrained=ROOT / "pretrained")
-    for row in read_experiments(ROOT / EXPERIMENTS_FILE).rows:
+    for row in read_plan(ROOT / EXPERIMENTS_FILE).rows:
         if is_done(row, places):
             record = read_result(row, places)
             for made in (record, trained(record)):
                 assert re.fullmatch("[0-9a-f]{40}( then [0-9a-f]{40})*", made["commit"]), row.name
 
 
-def test_rows_are_selected_by_name(experiments) -> None:
-    both = replace(experiments, rows=(*experiments.rows, replace(experiments.rows[0], name="b")))
+def test_rows_are_selected_by_name(plan) -> None:
+    both = replace(plan, rows=(*plan.rows, replace(plan.rows[0], name="b")))
     assert [row.name for row in both.select(("b", "a"))] == ["b", "a"]
     assert both.select(()) == both.rows
     with pytest.raises(UserError, match="no row c"):

@@ -19,7 +19,7 @@ from analysis.formats import as_latex, markdown_table
 from analysis.published import PAPER
 from analysis.release import card
 from analysis.row_results import is_done, read_result
-from analysis.rows import Experiments, Places, Row, read_experiments
+from analysis.rows import Places, Plan, Row, read_plan
 from analysis.summaries import NOT_MEASURED, SUMMARIES, summaries
 from analysis.table1 import HEADINGS, table1
 from analysis.table_layout import latex_layout, markdown_layout
@@ -48,12 +48,12 @@ def write_result(places: Places, row: Row, loss: float, **changes: Any) -> None:
 
 
 def lines_of(places: Places, *rows: Row, origin: str = "ours") -> list[dict[str, Any]]:
-    table = table1(Experiments(rows, {}), places)
+    table = table1(Plan(rows, {}), places)
     return table[(table["origin"] == origin) & (table["dataset"] == "mnist")].to_dict("records")
 
 
 def markdown_of(places: Places, *rows: Row) -> str:
-    return markdown_layout(table1(Experiments(rows, {}), places), HEADINGS)
+    return markdown_layout(table1(Plan(rows, {}), places), HEADINGS)
 
 
 def test_seeds_make_one_line_with_mean_deviation_n_and_difference(places: Places) -> None:
@@ -204,8 +204,8 @@ def test_a_result_that_lacks_what_a_summary_shows_is_one_line(places: Places) ->
 
 def test_table2_takes_the_shuffled_latents_over_seeds(places: Places) -> None:
     write_shuffles(places, ("esvae-mnist-1", 300), ("esvae-mnist-2", 300), ("unlisted", 7))
-    everything = read_experiments(ROOT / "experiments.toml").rows + SEEDS
-    table = experiment_table(TABLE2, Experiments(everything, {}), places)
+    everything = read_plan(ROOT / "experiments.toml").rows + SEEDS
+    table = experiment_table(TABLE2, Plan(everything, {}), places)
     ours = table[(table["dataset"] == "mnist") & (table["origin"] == "ours")]
     seeds, unlisted = ours[ours["model"] == "ESVAE"].to_dict("records")
     assert (seeds["runs"], seeds["n_seeds"], seeds["epochs"]) == ("esvae-mnist-1, esvae-mnist-2", 2, 300)
@@ -221,8 +221,8 @@ def test_a_model_of_unknown_training_and_replaced_weights_say_so(places: Places)
     write_shuffles(places, ("published", None), ("esvae-mnist-1", 300), ("esvae-mnist-2", 300))
     for row, weights in zip(SEEDS, (b"other weights", b"weights"), strict=False):
         write_result(places, row, 0.02, checkpoint_sha256=hashlib.sha256(weights).hexdigest())
-    rows = read_experiments(ROOT / "experiments.toml").rows + SEEDS
-    text = markdown_layout(experiment_table(TABLE2, Experiments(rows, {}), places), TABLE2.headings)
+    rows = read_plan(ROOT / "experiments.toml").rows + SEEDS
+    text = markdown_layout(experiment_table(TABLE2, Plan(rows, {}), places), TABLE2.headings)
     found = {line.split(" | ")[1].strip(): line for line in text.splitlines() if "ESVAE, ours" in line}
     assert " unknown |" in found["`published`"]
     assert "paper's recipe; weights that are replaced by now" in found["`esvae-mnist-1`"]
@@ -231,7 +231,7 @@ def test_a_model_of_unknown_training_and_replaced_weights_say_so(places: Places)
 
 @pytest.mark.parametrize("kind", [TABLE2, TABLE3])
 def test_what_was_not_measured_names_the_command(kind: Any, places: Places) -> None:
-    table = experiment_table(kind, read_experiments(ROOT / "experiments.toml"), places)
+    table = experiment_table(kind, read_plan(ROOT / "experiments.toml"), places)
     ours = table[table["origin"] == "ours"]
     assert set(ours["status"]) == {"not run"} and len(ours) == len(pd.read_csv(PAPER / f"{kind.name}.csv"))
     wanted = f"python -m analysis.{kind.experiment} --checkpoint pretrained/fsvae-cifar10.safetensors"
@@ -241,8 +241,8 @@ def test_what_was_not_measured_names_the_command(kind: Any, places: Places) -> N
 def test_latex_has_as_many_cells_in_every_line_and_no_raw_special_character(places: Places) -> None:
     for row, loss in zip(SEEDS, LOSSES, strict=True):
         write_result(places, replace(row, label="50 % & more_or_less"), loss)
-    experiments = Experiments(tuple(replace(row, label="50 % & more_or_less") for row in SEEDS), {})
-    text = as_latex(latex_layout(table1(experiments, places), HEADINGS), left=3)
+    plan = Plan(tuple(replace(row, label="50 % & more_or_less") for row in SEEDS), {})
+    text = as_latex(latex_layout(table1(plan, places), HEADINGS), left=3)
     body = [line for line in text.splitlines() if line.endswith("\\\\")]
     n_columns = len(text.split("{tabular}{")[1].split("}")[0])
     assert {line.replace("\\&", "").count("&") for line in body} == {n_columns - 1}
@@ -327,7 +327,7 @@ def test_the_committed_page_and_tables_are_what_the_command_makes(monkeypatch: p
 
 def test_the_committed_cards_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for row in read_experiments().rows:
+    for row in read_plan().rows:
         if is_done(row, Places()):
             written = Path("pretrained") / f"{row.name}.md"
             assert written.read_text() == card(read_result(row, Places())), f"reproduce.py --evaluate {row.name}"
