@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from analysis.generation import NO_FILES, Files, prepare_metrics, sample_images
 from analysis.subjects import dataset_of, name_of, part_of_test_split
-from data import load_split, to_unit_range
+from data import load_split
 from errors import UserError, check_at_least, check_seed
 from metrics import EIGHT_BIT, MEAN_IMAGE, eight_bit_loss, evaluate_reconstruction, mean_image_loss
 from models import load_model, read_metadata
 from neurons import backend_of, set_backend
 from provenance import provenance
 from training.device import resolve_backend, resolve_device
-from training.log import interleave_rows, save_grid
+from training.log import picture_grids, save_grid
 
 N_SHOWN = 32
 
@@ -103,6 +103,8 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     scorers, left_out = prepare_metrics(request.metrics, dataset, request.files, device)
     if len(left_out) == len(request.metrics):
         raise UserError(next(iter(left_out.values())))
+    if scorers:
+        _ = model.sample  # one that has none says so before anything is computed
     record = {"checkpoint": str(request.checkpoint), "dataset": dataset, "baselines": {}}
     pictures = {}
     if "reconstruction" in request.metrics:
@@ -133,30 +135,23 @@ def _reconstruct(
     test = load_split(dataset, "test", request.files.data_dir, limit=request.n_images, device=device).images
     loss = evaluate_reconstruction(model, test, seed=request.seed)
     record = {
-        "reconstruction_loss": _reconstruction(loss, dataset, test),
+        "reconstruction_loss": _reconstruction(loss, model, dataset, test),
         "baselines": {MEAN_IMAGE: mean_image_loss(train, test), EIGHT_BIT: eight_bit_loss(test)},
     }
-    return record, draw(model, test, request.seed)
+    generator = torch.Generator(device).manual_seed(request.seed)
+    return record, picture_grids(model, test[:N_SHOWN], 2 * N_SHOWN, generator)
 
 
-def _reconstruction(loss: float, dataset: str, test: Tensor) -> dict[str, Any]:
+def _reconstruction(loss: float, model: nn.Module, dataset: str, test: Tensor) -> dict[str, Any]:
+    latent = "posterior sampled" if hasattr(model, "sample") else "nothing sampled"
     part = part_of_test_split(dataset, len(test))
     return {
         "value": loss,
-        "protocol": f"mean squared error per value on [-1, 1], posterior sampled, {part}",
+        "protocol": f"mean squared error per value on [-1, 1], {latent}, {part}",
         "n_images": len(test),
         "split": "test",
         "feature_network": None,
     }
-
-
-@torch.no_grad()
-def draw(model: nn.Module, images: Tensor, seed: int) -> dict[str, Tensor]:
-    """Rows of originals above their reconstructions, and samples from the prior; uint8 images [N, C, H, W] in."""
-    generator = torch.Generator(images.device).manual_seed(seed)
-    x = to_unit_range(images[:N_SHOWN])
-    reconstruction = model(x, generator=generator).reconstruction
-    return {"reconstructions": interleave_rows(x, reconstruction), "samples": model.sample(2 * N_SHOWN, generator)}
 
 
 def save_pictures(pictures: dict[str, Tensor], folder: Path) -> list[Path]:

@@ -468,6 +468,21 @@ def test_each_metric_gets_as_many_samples_as_its_protocol_takes(score: Callable,
     assert (record["fad"]["value"], record["fid"]["value"]) == (7, 7)
 
 
+def test_an_autoencoder_reconstructs_and_has_no_samples_to_score(tmp_path: Path, monkeypatch, capsys) -> None:
+    own = tmp_path / "own.safetensors"
+    save_model(build_model(ModelConfig(model="autoencoder", image_channels=1, latent_dim=16)), own)
+    flags = ("--dataset", "digits", "--json", str(tmp_path / "own.json"))
+    monkeypatch.chdir(tmp_path)
+    assert run(own, *flags, "--n-images", "40") == 0
+    record = json.loads((tmp_path / "own.json").read_text())["reconstruction_loss"]
+    assert record["value"] > 0
+    assert "nothing sampled" in record["protocol"]
+    assert [p.name for p in tmp_path.rglob("*.png")] == ["evaluation-reconstructions.png"]
+    monkeypatch.setattr("analysis.evaluation.evaluate_reconstruction", lambda *_, **__: pytest.fail("computed"))
+    assert run(own, *flags, "--metrics", "reconstruction,fad", "--fad-weights", str(own)) == 2
+    assert "autoencoder has no sample" in capsys.readouterr().err
+
+
 def test_an_autoencoder_of_the_users_own_is_taken(score: Callable, tmp_path: Path) -> None:
     own = tmp_path / "own.safetensors"
     save_model(build_model(ModelConfig(model="autoencoder", image_channels=1, latent_dim=16)), own)

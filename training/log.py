@@ -98,6 +98,24 @@ def interleave_rows(originals: Tensor, reconstructions: Tensor, columns: int = 8
     return torch.cat([torch.cat(pair) for pair in pairs])
 
 
+@torch.no_grad()
+def picture_grids(model: nn.Module, images: Tensor, n_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """`reconstructions` in rows below their originals, and `samples` of the prior if the model has one.
+
+    Args:
+        model: in evaluation mode.
+        images: uint8 [N, C, H, W].
+        n_samples: from the prior.
+        generator: of the posterior's noise, then the prior's.
+
+    Returns:
+        floats in [-1, 1], [2N, C, H, W] and [n_samples, C, H, W].
+    """
+    x = to_unit_range(images)
+    grids = {"reconstructions": interleave_rows(x, model(x, generator=generator).reconstruction)}
+    return grids | ({"samples": model.sample(n_samples, generator)} if hasattr(model, "sample") else {})
+
+
 class RunLog:
     """Everything a run records at the end of an epoch.
 
@@ -142,11 +160,7 @@ class RunLog:
             UserError: a picture or firing_rates.csv cannot be written.
         """
         generator = torch.Generator(images.device).manual_seed(self.SEED)
-        shown = to_unit_range(images[: self.N_SHOWN])
-        grids = {"reconstructions": interleave_rows(shown, model(shown, generator=generator).reconstruction)}
-        if hasattr(model, "sample"):
-            grids["samples"] = model.sample(self.N_SHOWN, generator)
-        for name, grid in grids.items():
+        for name, grid in picture_grids(model, images[: self.N_SHOWN], self.N_SHOWN, generator).items():
             save_grid(grid, self.folder / IMAGES_FOLDER / f"{name}.png")
             if epoch <= 10 or epoch % 10 == 0:
                 save_grid(grid, self.folder / IMAGES_FOLDER / f"{name}-{epoch:04d}.png")
