@@ -1,10 +1,10 @@
-"""Turn results/ into the paper's tables and lists of what was found, and put them into docs/.
+"""Turn results/ into the paper's tables and lists of what was found, and put them into README.md and docs/.
 
     python -m analysis.tables
 
 Writes results/tables/<table>.csv (all digits), .md and .tex, and renews what stands between the markers
-`<!-- begin NAME -->` and `<!-- end NAME -->` of docs/results.md and docs/experiments.md; the words around them are
-written by hand. It measures nothing: `reproduce.py` and the experiments make the results. Takes seconds.
+`<!-- begin NAME -->` and `<!-- end NAME -->` of README.md and of pages in docs/; the words around them are written by
+hand. It measures nothing: `reproduce.py` and the experiments make the results. Takes seconds.
 """
 
 import re
@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
 from analysis.formats import as_latex
+from analysis.full_budget import Table, full_budget_table
 from analysis.rows import Places, read_plan
 from analysis.run_list import run_list
 from analysis.summaries import SUMMARIES, summaries
@@ -27,7 +28,15 @@ from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_atomically
 
-RESULTS, PAGE, EXPERIMENTS_PAGE = Path("results"), Path("docs/results.md"), Path("docs/experiments.md")
+RESULTS, RESULTS_PAGE = Path("results"), Path("docs/results.md")
+TRIALS = ("recipe_search", "variant_switches", "precisions")
+PAGES = {
+    Path("README.md"): ("full_budget",),
+    RESULTS_PAGE: ("full_budget", "table1", "table2", "table3", "runs"),
+    Path("docs/trials.md"): TRIALS,
+    Path("docs/experiments.md"): tuple(SUMMARIES),
+}
+"""Which sections stand in which page."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Arguments:
     results: Path = RESULTS
     """folder of the results, the experiments' in its folder `analysis`; tables go to its folder `tables`"""
     document: Path | None = None
-    """page for the tables of runs and trials; if None those of docs/ are renewed, and none for --results of your own"""
+    """page with the marks of docs/results.md; if None the project's pages are renewed, and none for other --results"""
 
 
 def main(argv: list[str]) -> None:
@@ -56,11 +65,9 @@ def main(argv: list[str]) -> None:
 
 def pages(a: Arguments, content: Mapping[str, str]) -> dict[Path, dict[str, str]]:
     """Which of the sections are renewed in which page."""
-    of_experiments = {name: text for name, text in content.items() if name in SUMMARIES}
-    others = {name: text for name, text in content.items() if name not in SUMMARIES}
-    if a.document:
-        return {a.document: others}
-    return {PAGE: others, EXPERIMENTS_PAGE: of_experiments} if a.results == RESULTS else {}
+    ours = PAGES if a.results == RESULTS else {}
+    asked = {a.document: PAGES[RESULTS_PAGE]} if a.document else ours
+    return {page: {name: content[name] for name in names} for page, names in asked.items()}
 
 
 def make(results: Path) -> dict[str, str]:
@@ -70,12 +77,17 @@ def make(results: Path) -> dict[str, str]:
         UserError: results that are damaged or do not fit each other.
     """
     plan, places = read_plan(), Places(results=results)
-    files = in_every_format("table1", table1(plan, places), HEADINGS)
-    for table in (TABLE2, TABLE3):
-        lines = experiment_table(table, plan, places)
-        files |= in_every_format(table.name, lines, table.headings)
+    tables = (
+        Table("Table I", table1(plan, places), HEADINGS),
+        Table("Table II", experiment_table(TABLE2, plan, places), TABLE2.headings),
+        Table("Table III", experiment_table(TABLE3, plan, places), TABLE3.headings),
+    )
+    files = {}
+    for name, table in zip(("table1", "table2", "table3"), tables, strict=True):
+        files |= in_every_format(name, table.lines, table.headings)
     files |= {f"{name}.md": text for name, text in summaries(results).items()}
     return files | {
+        "full_budget.md": full_budget_table(tables, plan),
         "runs.md": run_list(plan, places),
         "recipe_search.md": recipe_table(results / "recipe_search.csv"),
         "variant_switches.md": switch_table(results / "variant_switches.csv"),

@@ -1,4 +1,4 @@
-"""The trials of recipe_search, variant_switches and precisions as Markdown, for docs/results.md."""
+"""The trials of recipe_search, variant_switches and precisions as Markdown, for docs/trials.md."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -230,7 +230,7 @@ MODEL_DATASET_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-# `--recipe fast`: told in docs/results.md. Of ESVAE and FSVAE from trials; those of `python -m analysis.recipe_search`
+# `--recipe fast`: told in docs/trials.md. Of ESVAE and FSVAE from trials; those of `python -m analysis.recipe_search`
 # are later. TAID's is FSVAE's, from which its readout alone differs; the ANN VAE's is by analogy, without a search.
 FAST_RECIPES: dict[str, dict[str, Any]] = {
     "esvae": {"batch_size": 16, "lr": 2e-3, "schedule": "cosine", "warmup": 0.1},

@@ -12,7 +12,7 @@ BF16_CAPABILITY = (8, 0)  # compute capability from which on NVIDIA's GPUs multi
 
 
 def resolve_precision(name: PrecisionChoice, model: nn.Module, device: torch.device) -> Precision:
-    """`auto` takes bf16 where it was measured to be faster and to train as well, docs/results.md, and else fp32.
+    """`auto` takes bf16 where it was measured to be faster and to train as well, docs/trials.md, and else fp32.
 
     The model must have been told of its backend.
     """

@@ -16,6 +16,7 @@ from analysis import tables
 from analysis.experiment_result import write_experiment
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
 from analysis.formats import as_latex, markdown_table
+from analysis.full_budget import Table, full_budget_table
 from analysis.published import PAPER
 from analysis.release import card
 from analysis.row_results import is_done, read_result
@@ -98,6 +99,28 @@ def test_a_mean_never_mixes_protocols(places: Places) -> None:
     write_result(places, SEEDS[1], 0.01, reconstruction_loss=number(0.01) | {"protocol": "another one"})
     with pytest.raises(UserError, match=r"different protocols.*--evaluate esvae-mnist-1 esvae-mnist-2"):
         lines_of(places, *SEEDS)
+
+
+def full_budget_of(places: Places, *rows: Row) -> list[list[str]]:
+    text = full_budget_table((Table("Table I", table1(Plan(rows, {}), places), HEADINGS),), Plan(rows, {}))
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+
+
+def test_what_had_its_full_budget_by_a_published_recipe_stands_beside_the_published_number(places: Places) -> None:
+    for row, loss in zip(SEEDS, LOSSES, strict=True):
+        write_result(places, row, loss, fad=number(33.0, "own", own_network=True))
+    (line,) = full_budget_of(places, *SEEDS)
+    expected = ["0.013", "0.0132 ± 0.00075", "+1.5%", "3", "300"]
+    assert line == ["MNIST", "ESVAE", "Table I: reconstruction loss", *expected]
+
+
+def test_reduced_budgets_and_recipes_of_our_own_have_not_had_the_full_budget(places: Places) -> None:
+    ours = replace(SEED, name="ours", recipe="fast", label="ours")
+    part = replace(SEED, name="part", label="a part", overrides={"train_images": 9_000})
+    write_result(places, SEED, 0.013, epochs=299)
+    write_result(places, ours, 0.013)
+    write_result(places, part, 0.013)
+    assert full_budget_of(places, SEED, ours, part) == []
 
 
 def test_failed_rows_and_rows_not_run_say_so(places: Places) -> None:
@@ -255,10 +278,10 @@ def test_markdown_aligns_the_first_columns_left() -> None:
     assert lines == ["| a | bb | cc |", "| - | -- | -: |", "| x | 1  |  2 |"]
 
 
-PAGES = ("runs", "recipe_search", "variant_switches", "precisions")
+LISTS = ("full_budget", "runs", *tables.TRIALS)
 PAGE = "\n".join(
     f"by hand {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->"
-    for name in ("table1", "table2", "table3", *PAGES)
+    for name in ("full_budget", "table1", "table2", "table3", "runs")
 )
 
 
@@ -278,7 +301,7 @@ def test_the_command_renews_marked_sections_alone(
     assert "No run has a result yet." in text and "### CelebA" in text
     written = {file.name for file in (places.results / "tables").iterdir()}
     assert written == {f"table{k}.{kind}" for k in (1, 2, 3) for kind in ("md", "csv", "tex")} | {
-        f"{name}.md" for name in (*PAGES, *SUMMARIES)
+        f"{name}.md" for name in (*LISTS, *SUMMARIES)
     }
     table = pd.read_csv(io.StringIO((places.results / "tables" / "table1.csv").read_text()))
     assert set(table[table["origin"] == "ours"]["status"]) == {"not run"}
@@ -303,7 +326,7 @@ def test_results_of_ones_own_leave_the_projects_page_alone(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(tables, "PAGE", tmp_path / "page.md")  # the project's, which is not even there
+    monkeypatch.setattr(tables, "PAGES", {tmp_path / "page.md": ("runs",)})  # the project's, which is not even there
     assert run_program(tables.main, ["--results", str(places.results)]) == 0
     assert (places.results / "tables" / "table1.md").is_file() and not (tmp_path / "page.md").exists()
 
@@ -320,7 +343,7 @@ def test_the_committed_page_and_tables_are_what_the_command_makes(monkeypatch: p
     for name, content in files.items():
         assert (Path("results/tables") / name).read_text() == content, f"{name}: run `python -m analysis.tables`"
     found = tables.pages(tables.Arguments(), tables.sections(files))
-    assert {page.name for page in found} == {"results.md", "experiments.md"}
+    assert {page.name for page in found} == {"README.md", "results.md", "trials.md", "experiments.md"}
     for page, names in found.items():
         assert tables.renewed(page.read_text(), names, page) == page.read_text(), page
 

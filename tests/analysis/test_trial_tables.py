@@ -1,4 +1,4 @@
-"""Trials as tables of docs/results.md."""
+"""Trials as tables of docs/trials.md."""
 
 from dataclasses import replace
 from pathlib import Path

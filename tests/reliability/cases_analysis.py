@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from analysis.tables import PAGES
 from tests.reliability import spoil as s
 from tests.reliability.spoil import Case
 
@@ -91,7 +92,8 @@ def published(then: Callable[[], Any] = lambda: None) -> Callable[[], Any]:
         shutil.copytree(s.ROOT / "results", "results", ignore=shutil.ignore_patterns("*.png", "*.pdf"))
         shutil.copy(s.ROOT / "experiments.toml", "experiments.toml")
         Path("docs").mkdir()
-        shutil.copy(s.ROOT / "docs/results.md", "docs/results.md")
+        for page in PAGES:
+            shutil.copy(s.ROOT / page, page)
         then()
 
     return prepare
