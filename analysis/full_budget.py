@@ -10,7 +10,7 @@ from analysis.published import DATASET_NAMES
 from analysis.rows import Plan
 from analysis.table_lines import Line
 
-HEADINGS = ("data set", "model", "number", "published", "ours", "difference", "seeds", "epochs")
+HEADINGS = ("data set", "model", "number", "published", "ours", "relative difference", "seeds", "epochs")
 NOT_RUN = "No run has had its full budget yet.\n"
 
 
