@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 def split_loss(run: Run) -> float:
     """Reconstruction loss of the test split."""
-    return evaluate_reconstruction(run.model, run.test_images)
+    return evaluate_reconstruction(run.model, run.test.images)
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:

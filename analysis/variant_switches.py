@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 
 def first_test_images_loss(run: Run) -> float:
     """Reconstruction loss of the first test images."""
-    return evaluate_reconstruction(run.model, run.test_images[:N_SCORED])
+    return evaluate_reconstruction(run.model, run.test.images[:N_SCORED])
 
 
 def effects(table: pd.DataFrame, a: Arguments) -> pd.DataFrame:

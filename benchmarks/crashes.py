@@ -37,6 +37,7 @@ from files import temporary_prefix
 from models.checkpoint import MODEL_FILE
 from training import loop
 from training.config import Config
+from training.evaluation import ReconstructionTest
 from training.log import IMAGES_FOLDER, METRICS_FILE, RATES_FILE
 from training.run import Run
 from training.state import STATE_FILE, load_state
@@ -168,7 +169,7 @@ def _train(flags: tuple[str, ...], trace: Path, pause_after: int | None) -> None
 
     def prepare_with_few_test_images(config: Config) -> Run:
         run = prepare(config)
-        run.test_images = run.test_images[:N_TESTED]
+        run.test = ReconstructionTest(run.model, run.test.images[:N_TESTED])
         return run
 
     def traced_start(*arguments: Any) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from data import batches
 from losses import reconstruction_loss
@@ -20,38 +20,47 @@ def evaluation_batch(images: Tensor) -> int:
     return max(1, 256 * 32**2 // images[0, 0].numel()) if images.is_cuda else 64
 
 
-@torch.no_grad()
-def evaluate_reconstruction(
-    model: nn.Module,
-    images: Tensor,
-    batch_size: int | None = None,
-    seed: int = NOISE_SEED,
-    before_batch: Callable[[], None] | None = None,
-    records: bool = False,
-) -> float:
-    """Mean squared error per pixel on the [-1, 1] scale, each image with the same weight.
+class ReconstructionTest:
+    """Mean squared error per pixel on the [-1, 1] scale, each image with the same weight; asked again for new weights.
 
-    The posterior is sampled, as in training; `seed` fixes its noise, so that the same weights score the same on the
-    same kind of device.
+    The posterior is sampled, as in training.
 
     Args:
-        model: in evaluation mode; called as model(x, generator=...).
+        model: called as model(x, generator=...).
         images: uint8 [N, C, H, W], on the model's device.
         batch_size: images in a batch; `evaluation_batch` if None.
-        before_batch: called before each batch; may raise to give up.
-        records: whether to replay a batch as a CUDA graph; where `resolve_graph` allows it.
+        records: whether to replay a batch as a CUDA graph, where `resolve_graph` allows it. It is recorded once, in
+            the first test: every recording has a stream of its own, with memory that cuBLAS never gives back.
     """
-    generator = torch.Generator(images.device).manual_seed(seed)
-    batch_size = batch_size or evaluation_batch(images)
 
-    def test(x: Tensor) -> dict[str, Tensor]:
-        return {"error": reconstruction_loss(model(x, generator=generator).reconstruction, x)}
+    def __init__(self, model: nn.Module, images: Tensor, batch_size: int | None = None, records: bool = False) -> None:
+        noise, batch_size = Generator(images.device), batch_size or evaluation_batch(images)
 
-    if records:
-        test = Graphed(test, batch_size, generator)
-    total = torch.zeros((), dtype=torch.float64)
-    for x in batches(images, batch_size):
-        if before_batch:
-            before_batch()
-        total += test(x)["error"].double().cpu() * len(x)
-    return (total / len(images)).item()
+        def error(x: Tensor) -> dict[str, Tensor]:
+            return {"error": reconstruction_loss(model(x, generator=noise).reconstruction, x)}
+
+        self.images, self.batch_size, self.noise = images, batch_size, noise
+        self.error = Graphed(error, batch_size, noise) if records else error
+
+    @torch.no_grad()
+    def __call__(self, seed: int = NOISE_SEED, before_batch: Callable[[], None] | None = None) -> float:
+        """The error of the model as it is, which must be in evaluation mode.
+
+        Args:
+            seed: of the posterior's noise: the same weights score the same on the same kind of device.
+            before_batch: called before each batch; may raise to give up.
+        """
+        self.noise.manual_seed(seed)
+        total = torch.zeros((), dtype=torch.float64)
+        for x in batches(self.images, self.batch_size):
+            if before_batch:
+                before_batch()
+            total += self.error(x)["error"].double().cpu() * len(x)
+        return (total / len(self.images)).item()
+
+
+def evaluate_reconstruction(
+    model: nn.Module, images: Tensor, batch_size: int | None = None, seed: int = NOISE_SEED
+) -> float:
+    """A `ReconstructionTest` that is asked once; same arguments."""
+    return ReconstructionTest(model, images, batch_size)(seed)

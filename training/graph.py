@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -82,12 +83,18 @@ def capture(function: Callable[[], Result], noise: Generator) -> tuple[Callable[
 
 def on_side_stream(function: Callable[[], Result], device: torch.device) -> Result:
     """Run a function as it will be recorded: not on the default stream, whose work a graph cannot wait for."""
-    here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    here, side = torch.cuda.current_stream(device), _side_stream(device)
     side.wait_stream(here)
     with torch.cuda.stream(side):
         result = function()
     here.wait_stream(side)
     return result
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all: cuBLAS keeps a workspace, 32 MiB on an H100, for each stream that it has worked on."""
+    return torch.cuda.Stream(device)
 
 
 def resolve_graph(name: str, backend: str, device: torch.device, deterministic: bool = False) -> bool:

@@ -19,7 +19,6 @@ from neurons import backend_of
 from provenance import provenance
 from training.config import Config
 from training.device import describe_backend, peak_memory_bytes, reproducible_kernels
-from training.evaluation import evaluate_reconstruction
 from training.folder import previous_starts, run_lock, start_run
 from training.log import RunLog
 from training.run import Run, prepare, resume, save, stream
@@ -130,14 +129,12 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     """
     run.model.eval()
     give_up = partial(_stop_if_signalled, run, request)
-    test_reconstruction = evaluate_reconstruction(
-        run.model, run.test_images, before_batch=give_up, records=run.runtime.records
-    )
+    test_reconstruction = run.test(before_batch=give_up)
     if not math.isfinite(test_reconstruction):
         raise _diverged(run, f"the test loss became {test_reconstruction}", run.step)
     if not (run.folder / STATE_FILE).exists():
         save(run)  # before the first model: one without a state has lost it, which not even a kill may look like
-    log.pictures(run.epoch + 1, run.model, run.test_images, give_up)
+    log.pictures(run.epoch + 1, run.model, run.test.images, give_up)
     log.epoch(_row(run, test_reconstruction))
     run.epoch, run.step, run.sums, run.seconds = run.epoch + 1, 0, {}, 0.0
     record = {"config": run.config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}

@@ -12,6 +12,7 @@ from errors import UserError, reason_of
 from models import build_model
 from training.config import Config
 from training.device import resolve_device
+from training.evaluation import ReconstructionTest
 from training.graph import Step
 from training.log import check_log
 from training.schedule import rates_as_tensors
@@ -30,12 +31,12 @@ class Run:
     folder: Path
     device: torch.device
     train_images: Tensor
-    test_images: Tensor
     model: nn.Module
     optimizer: torch.optim.Optimizer
     noise: Generator
     runtime: Runtime
     training_step: Step
+    test: ReconstructionTest
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] | None = None
@@ -53,17 +54,17 @@ def prepare(config: Config) -> Run:
         UserError: data that are not to be had, fewer images than a batch, or as `model_of`.
     """
     device = resolve_device(config.device)
-    train = load_split(config.dataset, "train", config.data_dir, limit=config.train_images, device=device)
-    if len(train.images) < config.batch_size:
-        raise UserError(f"--batch-size {config.batch_size} is more than the {len(train.images)} training images")
-    test = load_split(config.dataset, "test", config.data_dir, device=device)
+    train = load_split(config.dataset, "train", config.data_dir, limit=config.train_images, device=device).images
+    if len(train) < config.batch_size:
+        raise UserError(f"--batch-size {config.batch_size} is more than the {len(train)} training images")
+    test = load_split(config.dataset, "test", config.data_dir, device=device).images
     model, runtime = model_of(config, device)
     optimizer, noise = make_optimizer(model, config), stream(config, device, NOISE)
     if runtime.records and config.rates_change:
         rates_as_tensors(optimizer, device)
     step = make_training_step(model, optimizer, noise, config.batch_size, runtime)
-    data = train.images, test.images
-    return Run(config, config.run_dir, device, *data, model, optimizer, noise, runtime, step)
+    scoring = ReconstructionTest(model, test, records=runtime.records)
+    return Run(config, config.run_dir, device, train, model, optimizer, noise, runtime, step, scoring)
 
 
 def model_of(config: Config, device: torch.device) -> tuple[nn.Module, Runtime]:

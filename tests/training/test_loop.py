@@ -16,6 +16,7 @@ from errors import UserError
 from models import FSVAE, load_model
 from training import loop
 from training.config import Config, preset
+from training.evaluation import ReconstructionTest
 from training.loop import fit
 from training.run import prepare
 from training.step import make_optimizer, training_step
@@ -263,7 +264,7 @@ def test_a_stop_does_not_save_a_diverged_run(
 def test_a_test_loss_that_is_not_a_number_is_not_logged(
     train: Callable, check_kept: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(loop, "evaluate_reconstruction", lambda *_, **__: float("nan"))
+    monkeypatch.setattr(ReconstructionTest, "__call__", lambda *_, **__: float("nan"))
     assert train("--epochs", "3") == 2
     assert "the test loss became nan in step 7 of epoch 2" in capsys.readouterr().err
     check_kept()
@@ -272,7 +273,7 @@ def test_a_test_loss_that_is_not_a_number_is_not_logged(
 def test_a_first_epoch_whose_test_loss_is_not_a_number_leaves_no_checkpoint(
     train: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(loop, "evaluate_reconstruction", lambda *_, **__: float("nan"))
+    monkeypatch.setattr(ReconstructionTest, "__call__", lambda *_, **__: float("nan"))
     assert train("--epochs", "3") == 2
     assert "the test loss became nan in step 7 of epoch 1; try a lower --lr. no checkpoint" in capsys.readouterr().err
     assert not (run_dir / "last.pt").exists() and not (run_dir / "model.safetensors").exists()

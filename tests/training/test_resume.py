@@ -19,6 +19,7 @@ import torch
 from data import training_batches
 from training import loop
 from training.config import Config, preset
+from training.evaluation import ReconstructionTest
 from training.folder import read_record
 from training.log import RunLog
 from training.run import NOISE_STATE_BYTES, prepare
@@ -85,20 +86,20 @@ def test_a_signal_in_the_last_step_of_an_epoch_does_not_wait_for_the_test(
 def test_a_signal_in_the_middle_of_the_test(
     train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate = loop.evaluate_reconstruction
+    whole = ReconstructionTest.__call__
 
-    def disturbed(model: Any, images: Any, before_batch: Callable[[], None], **settings: Any) -> float:
-        batches = itertools.count()
+    def disturbed(test: ReconstructionTest, before_batch: Callable[[], None]) -> float:
+        batches, test.batch_size = itertools.count(), 10
 
         def send_in_the_third() -> None:
             if next(batches) == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
             before_batch()
 
-        return evaluate(model, images, 10, before_batch=send_in_the_third, **settings)
+        return whole(test, before_batch=send_in_the_third)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate_reconstruction", disturbed)
+        patch.setattr(ReconstructionTest, "__call__", disturbed)
         assert train("--epochs", "3") == 143
     assert position(run_dir) == (0, STEPS_PER_EPOCH)
     assert train("--epochs", "3") == 0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from training import loop
+from training.evaluation import ReconstructionTest
 from training.stop import Stopped, StopRequest, stop_request
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -79,7 +79,7 @@ def test_fit_gives_the_handlers_back(
     if end == "stopped":
         after_step(1, lambda: (during.append(handlers()), os.kill(os.getpid(), signal.SIGTERM)))
     if end == "failed":
-        monkeypatch.setattr(loop, "evaluate_reconstruction", lambda *_, **__: float("nan"))
+        monkeypatch.setattr(ReconstructionTest, "__call__", lambda *_, **__: float("nan"))
     assert train("--epochs", "1") == {"finished": 0, "stopped": 143, "failed": 2}[end]
     assert handlers() == before and during[0] != before
 
