@@ -13,8 +13,9 @@ class Model(nn.Module):
 
     Training calls `forward(x, generator=...)`, whose result has a `reconstruction`, then `loss(output, x)`, a
     dictionary of `loss` and its terms; before an epoch, `start_epoch`.
-    On a GPU a step is recorded once as a CUDA graph and replayed: it must not wait for numbers from the GPU, and what
-    changes between steps or epochs must be a tensor, as FSVAE's `scheduled_sampling`; a Python number stays as it was.
+    On a GPU a step, and the `forward` of a test, are recorded once a run as a CUDA graph and replayed: they must not
+    wait for numbers from the GPU, and what changes between steps or epochs must be a tensor, as FSVAE's
+    `scheduled_sampling`; a Python number stays as it was.
     A module called `bottleneck` learns at a rate of its own. Pictures and metrics of samples call
     `sample(n, generator)`. What the experiments on spikes need is a latent [T, N, D] of zeros and ones: `encode`,
     `firing_rate`, `sample_posterior`, `sample_latent`, `decode` and the output's `z`, as ESVAE has them.
