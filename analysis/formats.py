@@ -16,6 +16,11 @@ def as_text(table: pd.DataFrame) -> str:
     return table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}")
 
 
+def with_deviation(mean: float, deviation: float) -> str:
+    """Mean ± standard deviation; the mean alone where that is NaN."""
+    return f"{mean:.4g}" + ("" if pd.isna(deviation) else f" ± {deviation:.2g}")
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
     """Markdown that reads well unrendered; the first `left` columns on the left, the others on the right."""
     lines = [list(header), *([str(cell) for cell in row] for row in rows)]

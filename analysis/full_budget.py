@@ -1,11 +1,11 @@
 """Numbers of runs with their full budget beside the published ones: what is reproduced, and what is not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.formats import markdown_table
+from analysis.formats import markdown_table, with_deviation
 from analysis.published import DATASET_NAMES
 from analysis.rows import Plan
 from analysis.table_lines import Line
@@ -22,7 +22,7 @@ class Table(NamedTuple):
     headings: Mapping[str, str]
 
 
-def full_budget_table(tables: tuple[Table, ...], plan: Plan) -> str:
+def full_budget_table(tables: Iterable[Table], plan: Plan) -> str:
     """A line for each number that is published too, of runs that trained all epochs by a recipe that is not our own."""
     published_recipes = {row.name for row in plan.rows if row.recipe == "paper"}
     rows = []
@@ -38,10 +38,10 @@ def _rows(table: Table, line: Line) -> Iterator[tuple[str, ...]]:
     for column, heading in table.headings.items():
         difference = line.get(f"{column}_difference")
         if pd.notna(difference):
-            value, deviation = line[column], line[f"{column}_std"]
-            published = value - difference
+            ours = line[column]
+            published = ours - difference
             yield (
                 *(DATASET_NAMES[line["dataset"]], line["model"], f"{table.title}: {heading}"),
-                *(f"{published:.4g}", f"{value:.4g}" + ("" if pd.isna(deviation) else f" ± {deviation:.2g}")),
+                *(f"{published:.4g}", with_deviation(ours, line[f"{column}_std"])),
                 *(f"{difference / published:+.1%}", f"{line['n_seeds']:.0f}", f"{line['epochs']:.0f}"),
             )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.formats import markdown_table
+from analysis.formats import markdown_table, with_deviation
 from analysis.published import DATASET_NAMES
 from analysis.table_lines import PROTOCOLS_JOINED_BY
 
@@ -81,7 +81,7 @@ def _number(line: dict[str, Any], column: str) -> str:
         return NOTHING
     if line["origin"] != "ours":
         return f"{value:g}"  # with all digits that were published
-    text = f"{value:.4g}" + ("" if pd.isna(deviation) else f" ± {deviation:.2g}")
+    text = with_deviation(value, deviation)
     text += "" if pd.isna(difference) else f" ({difference:+.3g})"
     n = int(line[f"{column}_n"])
     return text if n == line["n_seeds"] else f"{text}, n = {n}"

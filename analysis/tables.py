@@ -77,17 +77,17 @@ def make(results: Path) -> dict[str, str]:
         UserError: results that are damaged or do not fit each other.
     """
     plan, places = read_plan(), Places(results=results)
-    tables = (
-        Table("Table I", table1(plan, places), HEADINGS),
-        Table("Table II", experiment_table(TABLE2, plan, places), TABLE2.headings),
-        Table("Table III", experiment_table(TABLE3, plan, places), TABLE3.headings),
-    )
+    tables = {
+        "table1": Table("Table I", table1(plan, places), HEADINGS),
+        TABLE2.name: Table("Table II", experiment_table(TABLE2, plan, places), TABLE2.headings),
+        TABLE3.name: Table("Table III", experiment_table(TABLE3, plan, places), TABLE3.headings),
+    }
     files = {}
-    for name, table in zip(("table1", "table2", "table3"), tables, strict=True):
+    for name, table in tables.items():
         files |= in_every_format(name, table.lines, table.headings)
     files |= {f"{name}.md": text for name, text in summaries(results).items()}
     return files | {
-        "full_budget.md": full_budget_table(tables, plan),
+        "full_budget.md": full_budget_table(tables.values(), plan),
         "runs.md": run_list(plan, places),
         "recipe_search.md": recipe_table(results / "recipe_search.csv"),
         "variant_switches.md": switch_table(results / "variant_switches.csv"),
