@@ -21,7 +21,7 @@ from analysis.formats import as_text
 from analysis.release import remeasure
 from analysis.reproduction import reproduce
 from analysis.row_results import is_done
-from analysis.rows import Places, Plan, read_plan
+from analysis.rows import Places, Plan, Row, read_plan
 from analysis.status import status_table
 from cli import parse_arguments, run_program
 from errors import UserError, check_at_least
@@ -70,9 +70,17 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     minutes = math.inf if arguments.minutes is None else arguments.minutes
     rows = plan.select(arguments.names)
+    _check_budget(arguments.epochs, rows)
     failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device, arguments.precision)
     if failed:
         raise UserError(f"rows failed: {', '.join(failed)}; results/<name>.json says why")
+
+
+def _check_budget(epochs: int | None, rows: tuple[Row, ...]) -> None:
+    """UserError where a reduced budget is no reduced one."""
+    for row in rows:
+        if epochs is not None and epochs > row.epochs:
+            raise UserError(f"--epochs {epochs} is more than the {row.epochs} of {row.name}; name rows that have more")
 
 
 def _evaluate(arguments: Arguments, plan: Plan, places: Places) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.generation import METRICS
 from analysis.published import TABLE1_METRICS, paper_table1
-from analysis.subjects import trained_label
+from analysis.subjects import model_label
 
 OWN_FAD = "fad_own"  # by an autoencoder that is not the authors': a column apart from the paper's numbers
 COLUMNS = (*TABLE1_METRICS, OWN_FAD)
@@ -37,9 +37,7 @@ def comparison(record: dict[str, Any]) -> pd.DataFrame:
 def _name(record: dict[str, Any]) -> str:
     if "images" in record:
         return Path(record["images"]).name
-    config = record["config"] or {}
-    trained = trained_label(config, record["epochs"])
-    return f"{record['model']['model']} (variant {config.get('variant', 'unknown')}), {trained}"
+    return model_label(record["model"]["model"], record)
 
 
 def metric_lines(record: dict[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -10,10 +10,20 @@ import pandas as pd
 from analysis.experiment_result import read_experiment
 from analysis.published import DATASET_NAMES, published
 from analysis.row_results import read_result
-from analysis.rows import EXPERIMENTS_FILE, Places, Plan, Row
+from analysis.rows import Places, Plan, Row
 from analysis.subjects import MODEL_NAMES
-from analysis.table_lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
-from errors import UserError
+from analysis.table_lines import (
+    NOT_RUN,
+    Goals,
+    Line,
+    by_model,
+    frame,
+    origins,
+    our_line,
+    over_seeds,
+    published_line,
+    recipe_key,
+)
 from training.config import scheduled_epochs
 
 
@@ -50,8 +60,8 @@ class ExperimentTable:
 
     @property
     def headings(self) -> dict[str, str]:
-        """Of the columns, and of the hardware."""
-        return {name: column.heading for name, column in self.columns.items()} | {"hardware": "measured on"}
+        """Of the columns."""
+        return {name: column.heading for name, column in self.columns.items()}
 
 
 SHUFFLED, TRAINED = ("latent", "time-shuffled"), ("features", "trained encoder")
@@ -87,22 +97,13 @@ def experiment_table(table: ExperimentTable, plan: Plan, places: Places) -> pd.D
     ours = [line for dataset in DATASET_NAMES for line in _our_lines(table, dataset, plan, places, goals)]
     lines = [published_line(row, "paper", _paper_numbers(table, row)) for row in paper.to_dict("records")] + ours
     measured = {(line["dataset"], line["model"]) for line in ours}
-    lines += [_not_run(table, *key, plan) for key in goals if key not in measured]
+    missing = [key for key in goals if key not in measured]
+    lines += [{"dataset": dataset, "model": model, "origin": "ours", "status": NOT_RUN} for dataset, model in missing]
     return frame(lines, table.columns)
 
 
 def _paper_numbers(table: ExperimentTable, row: Mapping[str, Any]) -> dict[str, float]:
     return {name: row[column.paper] for name, column in table.columns.items() if column.paper}
-
-
-def _not_run(table: ExperimentTable, dataset: str, model: str, plan: Plan) -> Line:
-    """Names the longest of the runs that could be measured, and the command that does it."""
-    rows = [row for row in plan.rows if (row.dataset, MODEL_NAMES[row.model]) == (dataset, model)]
-    if not rows:
-        raise UserError(f"{EXPERIMENTS_FILE} has no run of {model} on {dataset}, which {table.name} needs: add a row")
-    row = max(rows, key=lambda row: row.epochs * row.n_images)
-    command = f"python -m analysis.{table.experiment} --checkpoint pretrained/{row.name}.safetensors"
-    return our_line(model, [row], 1, "not run", 0) | {"recipe": command}
 
 
 def _our_lines(table: ExperimentTable, dataset: str, plan: Plan, places: Places, goals: Goals) -> list[Line]:
@@ -112,15 +113,14 @@ def _our_lines(table: ExperimentTable, dataset: str, plan: Plan, places: Places,
         return []
     record, numbers = read_experiment(folder, name)
     planned = Counter(recipe_key(row) for row in plan.rows)
-    groups: dict[tuple[str, int, int | None, int | None], list[tuple[Row, pd.DataFrame]]] = {}
+    groups: dict[tuple[str, int, int | None, int | None, bool], list[tuple[Row, pd.DataFrame]]] = {}
     for subject in record["subjects"]:
         row, epochs = _row(subject, plan), subject["epochs"]
         n_planned = planned[recipe_key(row)]
         scheduled = None if epochs is None else scheduled_epochs(subject["config"] or {}, epochs)
-        if _is_replaced(row, subject["sha256"], places):
-            row = replace(row, label=f"{row.label}; weights that are replaced by now")
+        is_replaced = _is_replaced(row, subject["sha256"], places)
         mine = numbers[numbers["model"] == subject["label"]]
-        groups.setdefault((recipe_key(row), n_planned, epochs, scheduled), []).append((row, mine))
+        groups.setdefault((recipe_key(row), n_planned, epochs, scheduled, is_replaced), []).append((row, mine))
     origin = origins([record["hardware"]], [record["protocol"]])
     return [_our_line(table, found, *budget, goals) | origin for (_, *budget), found in groups.items()]
 
@@ -158,11 +158,14 @@ def _our_line(
     n_planned: int,
     epochs: int | None,
     scheduled: int | None,
+    is_replaced: bool,
     goals: Goals,
 ) -> Line:
+    """Numbers of weights that are replaced by now say so, and stand beside no published ones."""
     row, model = found[0][0], MODEL_NAMES[found[0][0].model]
     line = our_line(model, [row for row, _ in found], max(n_planned, len(found)), "done", epochs, scheduled)
-    goal = goals.get((row.dataset, model), {}) if row.is_comparable else {}
+    line["recipe"] += "; weights that are replaced by now" if is_replaced else ""
+    goal = goals.get((row.dataset, model), {}) if row.is_comparable and not is_replaced else {}
     for name, column in table.columns.items():
         where, what = column.rows
         parts = [mine[mine[where] == what][column.number] for _, mine in found]

@@ -14,6 +14,7 @@ from analysis.evaluation import Evaluation, evaluate
 from analysis.experiment import Experiment
 from analysis.experiment_result import RESULTS, other_settings, read_experiment, stored_pictures
 from analysis.release import RELEASE_METRICS
+from analysis.row_results import is_of
 from analysis.subjects import Subject
 from data import DATASETS
 from errors import UserError
@@ -101,9 +102,8 @@ def show_evaluation(checkpoint: Path | str, rerun: bool, n_images: int | None = 
     """
     checkpoint = Path(checkpoint)
     stored = Path("results") / f"{checkpoint.stem}.json"
-    if checkpoint.parent == PRETRAINED and stored.is_file() and not rerun:
-        record = json.loads(stored.read_text())
-    else:
+    record = json.loads(stored.read_text()) if stored.is_file() else {}
+    if rerun or checkpoint.parent != PRETRAINED or not is_of(record, checkpoint):
         record, _ = evaluate(Evaluation(checkpoint, n_images=n_images, metrics=RELEASE_METRICS))
     print(f"{checkpoint.stem}: {record.get('budget', 'measured now')}", *metric_lines(record), sep="\n")
     display(comparison(record).round(4))

@@ -12,7 +12,7 @@ from torch import Tensor
 from analysis.evaluation import Evaluation, evaluate
 from analysis.fingerprint import fingerprint
 from analysis.generation import FAD_PROTOCOLS
-from analysis.row_results import is_done, read_result, trained
+from analysis.row_results import is_done, is_of, read_result
 from analysis.rows import Places, Row
 from errors import UserError
 from files import write_atomically, write_json
@@ -87,13 +87,13 @@ def remeasure(row: Row, places: Places, device: str = "auto") -> dict[str, Any]:
             f"{places.result(row)}, then `python reproduce.py {row.name}` makes both again"
         )
     before = read_result(row, places)
-    record, pictures = _measure(places.weights(row), device)
-    if record["epochs"] != before["epochs"]:
+    if not is_of(before, places.weights(row)):
         raise UserError(
-            f"{places.weights(row)} was trained {record['epochs']} epochs, but the result of {row.name} says "
-            f"{before['epochs']}: `python reproduce.py {row.name}` makes both anew"
+            f"{places.weights(row)} are not the weights that {places.result(row)} is of: remove both, then "
+            f"`python reproduce.py {row.name}` makes them anew"
         )
-    record |= {"trained": trained(before)} | {key: before[key] for key in ("training_seconds", "images_per_second")}
+    record, pictures = _measure(places.weights(row), device)
+    record |= {key: before[key] for key in ("trained", "training_seconds", "images_per_second")}
     return _write(row, record, pictures, places)
 
 
@@ -134,7 +134,7 @@ def budget(row: Row, record: dict[str, Any]) -> str:
 
 def card(record: dict[str, Any]) -> str:
     """What a user of the weights must know, as Markdown."""
-    loss, mark, origin = record["reconstruction_loss"], record.get("fingerprint"), record.get("trained")
+    loss, mark, origin = record["reconstruction_loss"], record["fingerprint"], record["trained"]
     config = Config().to_dict() | record["config"]  # a field that an older version had not stood for its default
     lines = {
         "model": f"{config['model']}, variant `{config['variant']}`, T = {config['n_steps']}, "
@@ -147,11 +147,11 @@ def card(record: dict[str, Any]) -> str:
         MEAN_IMAGE: f"{record['baselines'][MEAN_IMAGE]:.5f}",
         **{name: _fad_text(record[name]) for name in FAD_PROTOCOLS if name in record},
         **({"weights": f"sha256 {record['checkpoint_sha256']}"} if "checkpoint_sha256" in record else {}),
-        **({"fingerprint": f"{mark['value']:.5f} ({mark['protocol']})"} if mark else {}),
+        "fingerprint": f"{mark['value']:.5f} ({mark['protocol']})",
         "command": f"`{record['command']}`",
         "training time": f"{record['training_seconds']:.0f} s at {record['images_per_second']:.0f} images/s"
         + _in_precision(origin),
-        **({f"training's {key}": text for key, text in card_lines(origin).items()} if origin else {}),
+        **{f"training's {key}": text for key, text in card_lines(origin).items()},
         **card_lines(record),
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
@@ -183,9 +183,9 @@ def _command(row: Row, record: dict[str, Any]) -> str:
     return f"python reproduce.py {row.name}{reduced}" + (f" --precision {precision}" if named else "")
 
 
-def _in_precision(trained: dict[str, Any] | None) -> str:
+def _in_precision(trained: dict[str, Any]) -> str:
     """How training computed; nothing where older results do not say."""
-    return f" in {trained['precision']}" if trained and "precision" in trained else ""
+    return f" in {trained['precision']}" if "precision" in trained else ""
 
 
 def _fad_text(measured: dict[str, Any]) -> str:

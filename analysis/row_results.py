@@ -1,14 +1,15 @@
 """The results of rows: results/<row>.json, read and checked."""
 
+import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from analysis.comparison import EVERY_METRIC
 from analysis.rows import Places, Row
 from errors import UserError
 from metrics import MEAN_IMAGE
-from provenance import PROVENANCE
 
 
 def read_result(row: Row, places: Places) -> dict[str, Any] | None:
@@ -37,9 +38,9 @@ def is_done(row: Row, places: Places) -> bool:
     return (read_result(row, places) or {}).get("status") == "done"
 
 
-def trained(record: dict[str, Any]) -> dict[str, Any]:
-    """Commit, versions, hardware and date of a result's training: where they are not stored, those of measuring it."""
-    return record.get("trained") or {key: record[key] for key in PROVENANCE}
+def is_of(record: dict[str, Any], weights: Path) -> bool:
+    """Whether a result's numbers are those of a file of weights; not where either is missing."""
+    return weights.is_file() and record.get("checkpoint_sha256") == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def _check_done(record: dict[str, Any]) -> None:
@@ -54,7 +55,8 @@ def _check_done(record: dict[str, Any]) -> None:
     for name in EVERY_METRIC:
         if name in record:
             _check_metric(record[name])
-    for source in (record, trained(record)):
+    _check(record, "fingerprint", dict)
+    for source in (record, record["trained"]):
         for name in ("hardware", "date"):
             _check(source, name, str)
         _check(source, "versions", dict)

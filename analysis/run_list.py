@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.formats import markdown_table
 from analysis.generation import FAD_PROTOCOLS
-from analysis.row_results import is_done, read_result, trained
+from analysis.row_results import is_done, read_result
 from analysis.rows import Places, Plan
 from metrics import MEAN_IMAGE
 
@@ -26,7 +26,7 @@ def run_list(plan: Plan, places: Places) -> str:
 
 
 def _line(record: dict[str, Any]) -> dict[str, str]:
-    origin, config = trained(record), record["config"]
+    origin, config = record["trained"], record["config"]
     loss, mean_image = record["reconstruction_loss"]["value"], record["baselines"][MEAN_IMAGE]
     return {
         "run": f"[`{record['name']}`](../../pretrained/{record['name']}.md)",

@@ -4,17 +4,18 @@ import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.row_results import read_result, trained
+from analysis.row_results import read_result
 from analysis.rows import Places, Plan, Row
 from data import DATASETS
 from errors import UserError
 from provenance import device_types
 from training.device import resolve_device
-from training.folder import is_running
+from training.folder import is_running, read_record
 from training.log import METRICS_FILE
 from training.state import STATE_FILE
 
@@ -51,13 +52,13 @@ def _network(row: Row) -> tuple[str, int]:
 
 def _is_of(result: dict[str, Any] | None, kind: str) -> bool:
     """Whether a result has a speed of such a device."""
-    return bool(result and result.get("images_per_second")) and device_types(trained(result)["hardware"]) == {kind}
+    return bool(result and result.get("images_per_second")) and device_types(result["trained"]["hardware"]) == {kind}
 
 
 def _status_line(row: Row, result: dict[str, Any] | None, speeds: Speeds, kind: str, places: Places) -> dict[str, Any]:
     log = _log(row, places)
     epochs = max(len(log), (result or {}).get("epochs") or 0)
-    if log:
+    if log and _log_is_of(places.runs / row.name, kind):
         speed = float(log[-1]["images_per_second"])
     else:
         speed = result["images_per_second"] if _is_of(result, kind) else speeds.of(row)
@@ -81,6 +82,11 @@ def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places
     if result and result["epochs"] >= row.epochs:
         return "done"
     return "partial" if epochs or (places.runs / row.name / STATE_FILE).exists() else "not run"
+
+
+def _log_is_of(folder: Path, kind: str) -> bool:
+    """Whether the last epochs in a run's log were trained on such a device."""
+    return device_types(read_record(folder)["starts"][-1]["hardware"]) == {kind}
 
 
 def _log(row: Row, places: Places) -> list[dict[str, str]]:

@@ -12,7 +12,6 @@ from analysis.encoder_classification import PIXELS, TRAINED, UNTRAINED
 from analysis.experiment_result import read_experiment
 from analysis.formats import markdown_table
 from analysis.published import DATASET_NAMES
-from analysis.subjects import model_label
 from data import DATASETS
 from errors import UserError
 
@@ -57,8 +56,7 @@ def _rows(folder: Path, name: str, dataset: str, columns: Columns) -> list[list[
     try:
         for subject in record["subjects"]:
             measured = Measured(record, table, subject["label"])
-            model = model_label(subject["model"]["model"], subject)
-            rows.append([dataset, model, *(text(measured) for text in columns.values())])
+            rows.append([dataset, measured.label, *(text(measured) for text in columns.values())])
     except (LookupError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{folder / name}.json or .csv is damaged ({reason}); make them again") from error
@@ -96,7 +94,7 @@ def _energy(stage: str) -> Callable[[Measured], str]:
 
 
 def _parameters(m: Measured) -> str:
-    return f"{m.number('parameters', stage='reconstruction', layer='sum') / 1e6:.2f} million"
+    return f"{m.record['parameters_of_both_stages'][m.label] / 1e6:.2f} million"
 
 
 SHUFFLED, LENGTH = "time-shuffled", "length-shuffled"
@@ -146,7 +144,7 @@ SUMMARIES: Mapping[str, Columns] = MappingProxyType(
             "images": _images,
             "reconstruction [µJ]": _energy("reconstruction"),
             "generation [µJ]": _energy("generation"),
-            "parameters": _parameters,
+            "parameters of both": _parameters,
         },
     }
 )

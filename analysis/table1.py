@@ -7,17 +7,28 @@ import pandas as pd
 
 from analysis.comparison import COLUMNS, OWN_FAD, compared
 from analysis.published import TABLE1_METRICS, published
-from analysis.row_results import read_result, trained
+from analysis.row_results import read_result
 from analysis.rows import Places, Plan, Row
 from analysis.subjects import MODEL_NAMES
-from analysis.table_lines import Goals, Line, by_model, frame, origins, our_line, over_seeds, published_line, recipe_key
+from analysis.table_lines import (
+    NOT_RUN,
+    Goals,
+    Line,
+    by_model,
+    frame,
+    origins,
+    our_line,
+    over_seeds,
+    published_line,
+    recipe_key,
+)
 from errors import UserError
 from training.config import scheduled_epochs
 
 Record = dict[str, Any]
 Found = list[tuple[Row, Record]]
 Budget = tuple[str, int, int | None]  # status, epochs, epochs that the schedule was laid out for
-NOT_RUN: Budget = ("not run", 0, None)
+NO_BUDGET: Budget = (NOT_RUN, 0, None)
 
 HEADINGS = {
     "reconstruction_loss": "reconstruction loss",
@@ -25,7 +36,6 @@ HEADINGS = {
     "fid": "FID",
     "fad": "FAD",
     OWN_FAD: "FAD, own autoencoder",
-    "hardware": "trained on",
 }
 
 
@@ -60,13 +70,13 @@ def _our_lines(rows: Sequence[Row], results: Sequence[Record | None], goals: Goa
     for row, record in zip(rows, results, strict=True):
         groups.setdefault(_budget(record), []).append((row, record or {}))
     if len(groups) > 1:
-        groups.pop(NOT_RUN, None)  # seeds still to come show in "1 of 3"
+        groups.pop(NO_BUDGET, None)  # seeds still to come show in "1 of 3"
     return [_our_line(*budget, found, len(rows), goals) for budget, found in groups.items()]
 
 
 def _budget(record: Record | None) -> Budget:
     if record is None:
-        return NOT_RUN
+        return NO_BUDGET
     is_done = record["status"] == "done"
     scheduled = scheduled_epochs(record["config"], record["epochs"]) if is_done else None
     return record["status"], record["epochs"], scheduled
@@ -93,7 +103,7 @@ def _measured(records: Sequence[Record], goals: Mapping[str, float]) -> Line:
         if numbers:
             line |= over_seeds(column, [n["value"] for n in numbers], goals.get(column, float("nan")))
             protocols.append(_protocol(column, numbers, records))
-    return line | origins([trained(record)["hardware"] for record in records], protocols)
+    return line | origins([record["trained"]["hardware"] for record in records], protocols)
 
 
 def _protocol(column: str, numbers: Sequence[Record], records: Sequence[Record]) -> str:

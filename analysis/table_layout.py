@@ -7,36 +7,50 @@ import pandas as pd
 
 from analysis.formats import markdown_table, with_deviation
 from analysis.published import DATASET_NAMES
-from analysis.table_lines import PROTOCOLS_JOINED_BY
+from analysis.table_lines import NOT_RUN, PROTOCOLS_JOINED_BY
 
 NOTHING = "-"
 
 
 def markdown_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> str:
-    """One Markdown table per data set, followed by the protocols of our numbers.
+    """One Markdown table per data set, what has not been run in a line below it; last the protocols of our numbers.
 
     Args:
         table: as `analysis.table_lines.frame` makes it.
-        headings: of its columns of numbers, and of `hardware`.
+        headings: of its columns of numbers.
     """
     parts = []
     for dataset, lines in table.groupby("dataset", sort=False):
         cells = _cells(lines, headings)
         cells["run"] = [f"`{name}`" if name else "" for name in cells["run"]]
         parts.append(f"### {DATASET_NAMES[dataset]}\n\n{markdown_table(cells.columns, cells.to_numpy(), left=3)}\n")
-        parts += _protocol_notes(lines)
-    return "\n".join(parts)
+        parts += _not_run_note(lines)
+    return "\n".join(parts + _protocol_notes(table))
 
 
-def _protocol_notes(lines: pd.DataFrame) -> list[str]:
-    ours = lines[lines["origin"] == "ours"]["protocol"].dropna()
-    protocols = dict.fromkeys(protocol for joined in ours for protocol in joined.split(PROTOCOLS_JOINED_BY))
-    notes = "\n".join(f"- {protocol}" for protocol in protocols)
-    return [f"Ours by these protocols:\n\n{notes}\n"] if notes else []
+def _not_run_note(lines: pd.DataFrame) -> list[str]:
+    """Runs that a line would be made of, or the model where no run is planned for it alone."""
+    missing = lines[lines["status"] == NOT_RUN].to_dict("records")
+    names = [line["model"] if pd.isna(line["runs"]) else f"`{line['runs'].replace(', ', '`, `')}`" for line in missing]
+    return [f"Not run yet: {', '.join(names)}.\n"] if names else []
+
+
+def _protocol_notes(table: pd.DataFrame) -> list[str]:
+    """Each protocol once, with the data sets that it was used on where it was not used on all."""
+    ours = table[table["origin"] == "ours"].dropna(subset=["protocol"])
+    datasets: dict[str, list[str]] = {}
+    for dataset, joined in ours[["dataset", "protocol"]].drop_duplicates().itertuples(index=False):
+        for protocol in joined.split(PROTOCOLS_JOINED_BY):
+            known = datasets.setdefault(protocol, [])
+            known += [DATASET_NAMES[dataset]] if DATASET_NAMES[dataset] not in known else []
+    everywhere = ours["dataset"].nunique()
+    notes = [f"- {p}" + (f" ({', '.join(d)})" if len(d) < everywhere else "") for p, d in datasets.items()]
+    return ["\n".join(["Ours by these protocols:", "", *notes, ""])] if notes else []
 
 
 def latex_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
-    """The lines of all data sets in one table of cells; arguments as for `markdown_layout`."""
+    """The lines of all data sets that have been run in one table of cells; arguments as for `markdown_layout`."""
+    table = table[table["status"] != NOT_RUN]
     names = table["dataset"].map(DATASET_NAMES)
     first = names.where(table["dataset"] != table["dataset"].shift(), "")
     cells = _cells(table, headings).drop(columns="run")
@@ -46,7 +60,8 @@ def latex_layout(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFra
 
 def _cells(lines: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
     """All cells as text, without the columns of numbers that are empty."""
-    cells = pd.DataFrame([_row(line, headings) for line in lines.to_dict("records")])
+    shown = lines[lines["status"] != NOT_RUN]
+    cells = pd.DataFrame([_row(line, headings) for line in shown.to_dict("records")])
     return cells.drop(columns=[heading for heading in cells.columns if (cells[heading] == NOTHING).all()])
 
 
@@ -58,8 +73,7 @@ def _row(line: dict[str, Any], headings: Mapping[str, str]) -> dict[str, str]:
         "recipe": f"{line['protocol']}; {line['recipe']}" if line["origin"] == "newer" else line["recipe"],
         "epochs": _epochs(line) if ours else "",
         "seeds": _seeds(line) if ours else "",
-        **{heading: _number(line, column) for column, heading in headings.items() if column != "hardware"},
-        headings["hardware"]: line["hardware"] if line["status"] == "done" else "",
+        **{heading: _number(line, column) for column, heading in headings.items()},
     }
 
 

@@ -24,6 +24,7 @@ LABELS = (
 KINDS = ("", "_std", "_n", "_difference")  # of a number
 ORIGINS = ("hardware", "protocol")
 PROTOCOLS_JOINED_BY = " | "
+NOT_RUN = "not run"
 
 
 def frame(lines: Iterable[Line], columns: Iterable[str]) -> pd.DataFrame:

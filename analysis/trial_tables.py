@@ -33,15 +33,20 @@ def recipe_table(file: Path) -> str:
 
 
 def switch_table(file: Path) -> str:
-    """A line per switch and data set: mean and deviation of the loss, and the difference to variant `paper`."""
+    """A line per switch and data set, at the default budget: mean and deviation of the loss over the runs that did not
+    diverge, and the difference to variant `paper`.
+    """
     if not file.exists():
         return NOT_RUN
     trials = read_trials(file, variant_switches.SETTINGS)
     rows = []
-    for dataset in trials["dataset"].unique():
-        for line in variant_switches.effects(trials, variant_switches.Arguments(dataset)).to_dict("records"):
-            numbers = [_over_seeds(line), f"{line['difference']:+.4f}"] if line["n"] else ["not run", "-"]
-            rows.append([DATASET_NAMES.get(dataset, dataset), f"`{line['switch']}`", *numbers, line["n"]])
+    for dataset, its_trials in trials.groupby("dataset", sort=False):
+        asked = variant_switches.Arguments(dataset, seeds=tuple(its_trials["seed"]))
+        for line in variant_switches.effects(its_trials, asked).to_dict("records"):
+            nothing = [DIVERGED if line["runs"] else "not run", "-"]
+            numbers = [_over_seeds(line), f"{line['difference']:+.4f}"] if line["n"] else nothing
+            seeds = f"{line['n']} of {line['runs']}"
+            rows.append([DATASET_NAMES.get(dataset, dataset), f"`{line['switch']}`", *numbers, seeds])
     heads = ["data set", "switch to the code's", "reconstruction loss", "difference to `paper`", "seeds"]
     return markdown_table(heads, rows, left=2) + "\n"
 

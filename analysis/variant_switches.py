@@ -77,7 +77,9 @@ def first_test_images_loss(run: Run) -> float:
 
 
 def effects(table: pd.DataFrame, a: Arguments) -> pd.DataFrame:
-    """Per switch: mean and deviation of the loss over the seeds, and the difference to variant `paper`."""
+    """Per switch: mean and deviation of the loss over the n of `runs` seeds that did not diverge, and the difference
+    to variant `paper`.
+    """
     base = {"dataset": a.dataset, "train_images": a.train_images}
     budget = table[(table[list(base)] == pd.Series(base)).all(axis=1) & table["seed"].isin(a.seeds)]
     rows = []
@@ -85,7 +87,8 @@ def effects(table: pd.DataFrame, a: Arguments) -> pd.DataFrame:
         config = replace(a.base(), **change)
         same = (budget[list(SETTINGS)] == pd.Series({s: getattr(config, s) for s in SETTINGS})).all(axis=1)
         loss = budget.loc[same, "loss"]
-        rows.append({"switch": name, "mean": loss.mean(), "deviation": loss.std(), "n": loss.count()})
+        numbers = {"mean": loss.mean(), "deviation": loss.std(), "n": loss.count(), "runs": len(loss)}
+        rows.append({"switch": name} | numbers)
     result = pd.DataFrame(rows)
     return result.assign(difference=result["mean"] - result["mean"].iloc[0])
 

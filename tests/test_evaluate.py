@@ -136,7 +136,7 @@ def test_what_is_printed(trained: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert run(trained / "model.safetensors", "--n-images", "5") == 0
     out = capsys.readouterr().out
     record = json.loads(Path("runs/evaluation-run/evaluation.json").read_text())
-    for part in ("this run", "mean training image", "8-bit copy", "esvae (variant paper), 1 epoch", "last epoch"):
+    for part in ("this run", "mean training image", "8-bit copy", "ESVAE, 1 epoch", "last epoch"):
         assert part in out
     loss = record["reconstruction_loss"]
     assert f"reconstruction_loss {loss['value']:.6f}: {loss['protocol']}" in out
@@ -325,7 +325,7 @@ def test_the_table_has_the_papers_rows(dataset: str) -> None:
     with (PAPER / "table1.csv").open(newline="") as file:
         paper = [row for row in csv.DictReader(file) if row["dataset"] == dataset]
     table = comparison(record_of(dataset))
-    assert table["model"].tolist()[:2] == ["esvae (variant code), 7 epochs", "mean training image"]
+    assert table["model"].tolist()[:2] == ["ESVAE (variant code), 7 epochs", "mean training image"]
     assert len(paper) >= 5 and table["model"].tolist()[2:] == [row["model"] for row in paper]
     for metric in ("reconstruction_loss", "inception_score", "fid", "fad"):
         wanted = [float(row[metric] or "nan") for row in paper]
@@ -343,7 +343,7 @@ def test_the_papers_esvae_on_mnist() -> None:
 
 def test_the_table_measures_only_what_the_record_has() -> None:
     table = comparison(record_of("digits", fid={"value": 12.5}, config=None))
-    assert table.loc[0, "model"] == "esvae (variant unknown), 7 epochs"
+    assert table.loc[0, "model"] == "ESVAE, 7 epochs"
     assert (table.loc[0, "reconstruction_loss"], table.loc[0, "fid"]) == (0.02, 12.5)
     assert pd.isna(table.loc[0, "fad"]) and len(table) == 2
 

@@ -1,5 +1,6 @@
 """What a notebook shows: the longest trained checkpoints, and results on file where they are of these weights."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,9 @@ def test_numbers_on_file_are_the_released_models_alone(
     number = {"value": 123.5, "protocol": "on file", "n_images": 5, "split": "test", "feature_network": None}
     stored = {"reconstruction_loss": number, "budget": "released", "dataset": "digits", "baselines": {}, "epochs": 3}
     stored |= {"config": {"variant": "paper"}, "model": {"model": "esvae"}}
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "esvae.safetensors").write_bytes(b"weights")
+    stored["checkpoint_sha256"] = hashlib.sha256(b"weights").hexdigest()
     (tmp_path / "results" / "esvae.json").write_text(json.dumps(stored))
     measured = stored | {"reconstruction_loss": number | {"value": 0.25}}
     monkeypatch.setattr(notebook, "evaluate", lambda _: ({k: v for k, v in measured.items() if k != "budget"}, {}))
@@ -120,3 +124,6 @@ def test_numbers_on_file_are_the_released_models_alone(
     ):
         show_evaluation(checkpoint, rerun)
         assert f"esvae: {loss}" in capsys.readouterr().out
+    (tmp_path / "pretrained" / "esvae.safetensors").write_bytes(b"other weights")
+    show_evaluation("pretrained/esvae.safetensors", rerun=False)
+    assert "esvae: measured now" in capsys.readouterr().out

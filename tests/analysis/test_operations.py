@@ -12,6 +12,7 @@ from analysis.drawing import subject_colors
 from analysis.operations import Operations, count_operations, energy
 from analysis.spike_operations import STAGES, SUM, SpikeOperations, count, draw, reconstruct, to_table
 from analysis.subjects import Subject, load_subjects
+from analysis.summaries import SUMMARIES, Measured
 from data import load_split
 from models import MODELS, ModelConfig, build_model
 from models.backbone import SpikingBlock, conv_down, conv_up
@@ -194,7 +195,12 @@ def test_the_experiment_compares_spiking_models_with_the_ann_vae() -> None:
     subjects = [Subject(m.config.model, DIGITS, m, "digits", m.config.model, {}, "") for m in models]
     result = SpikeOperations(n_images=3).measure(subjects)
     assert set(result.table["model"]) == set(MODELS)
-    assert set(result.record["parameters_of_both_stages"]) == set(MODELS)
+    whole = {s.label: sum(p.numel() for p in s.model.parameters()) for s in subjects}
+    assert result.record["parameters_of_both_stages"] == whole and set(whole) == set(MODELS)
+    record = result.record | {"n_images": 3}
+    assert SUMMARIES["spike_operations"]["parameters of both"](Measured(record, result.table, "fsvae")) == (
+        f"{whole['fsvae'] / 1e6:.2f} million"
+    )
     assert (result.table["accumulates"] <= result.table["dense_operations"]).all()
 
 

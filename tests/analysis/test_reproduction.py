@@ -216,7 +216,7 @@ def elsewhere(places: Places, tmp_path: Path) -> Places:
         shutil.copytree(getattr(places, folder), getattr(copy, folder))
     record = result(places) | {"hardware": "another machine", "training_seconds": 123.0, "left_out": {}}
     record["reconstruction_loss"]["value"] = 9.9
-    del record["trained"]  # as in results that are older than this entry
+    record["trained"]["hardware"] = "the machine that trained"
     (copy.results / "tiny.json").write_text(json.dumps(record))
     return copy
 
@@ -227,21 +227,21 @@ def test_measuring_again_keeps_what_is_known_of_the_training(places: Places, els
         record = result(elsewhere)
         assert record["reconstruction_loss"] == result(places)["reconstruction_loss"]
         assert record["left_out"] == result(places)["left_out"]
-        assert (record["training_seconds"], record["trained"]["hardware"]) == (123.0, "another machine")
+        assert (record["training_seconds"], record["trained"]["hardware"]) == (123.0, "the machine that trained")
         assert record["hardware"] == result(places)["hardware"]
-        assert {"training's hardware | another machine", f"hardware | {record['hardware']}"} <= {
+        assert {"training's hardware | the machine that trained", f"hardware | {record['hardware']}"} <= {
             line.strip("| ") for line in (elsewhere.pretrained / "tiny.md").read_text().splitlines()
         }
         assert (elsewhere.pretrained / "tiny.md").read_text() == card(record)
     assert not elsewhere.runs.exists()
 
 
-def test_only_a_released_result_is_measured_again(elsewhere: Places) -> None:
+def test_only_a_released_result_is_measured_again(places: Places, elsewhere: Places) -> None:
     with pytest.raises(UserError, match=r"other has no result to measure again: `python reproduce.py other` makes one"):
         remeasure(replace(ROW, name="other"), elsewhere, "cpu")
-    record = result(elsewhere) | {"epochs": 99}
-    (elsewhere.results / "tiny.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"tiny\.safetensors was trained . epochs, but the result of tiny says 99"):
+    record = result(elsewhere)
+    save_model(load_model(places.pretrained / "tiny.safetensors"), elsewhere.pretrained / "tiny.safetensors", {})
+    with pytest.raises(UserError, match=r"tiny\.safetensors are not the weights that .*tiny\.json is of: remove both"):
         remeasure(ROW, elsewhere, "cpu")
     assert result(elsewhere) == record
     places_without = replace(elsewhere, pretrained=elsewhere.pretrained / "none")
@@ -255,6 +255,12 @@ def test_measuring_again_takes_nothing_of_training(flag: str, value: str, capsys
     assert (
         capsys.readouterr().err == "error: --evaluate trains nothing: leave --minutes, --epochs and --precision out\n"
     )
+
+
+def test_a_reduced_budget_is_not_more_than_the_whole(capsys: pytest.CaptureFixture) -> None:
+    assert run_program(program.main, ["esvae-cifar10", "esvae-mnist-fast", "--epochs", "4"]) == 2
+    expected = "error: --epochs 4 is more than the 3 of esvae-mnist-fast; name rows that have more\n"
+    assert capsys.readouterr() == ("", expected)
 
 
 @pytest.mark.parametrize("flags", [("esvae-mnist",), ("--minutes", "3"), ("--epochs", "1"), ("--evaluate",)])

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from analysis.row_results import is_done, read_result, trained
+from analysis.row_results import is_done, read_result
 from analysis.rows import EXPERIMENTS_FILE, Places, Row, read_plan
 from analysis.status import status_table
 from errors import UserError
 from provenance import PROVENANCE
 from tests.records import done_result, number
+from training.config import Config
 from training.folder import run_lock
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,11 +45,12 @@ def line(plan, places: Places) -> dict:
     return status_table(plan, places, "cpu").iloc[0].to_dict()
 
 
-def write_log(places: Places, epochs: int) -> None:
+def write_log(places: Places, epochs: int, hardware: str = "a processor, 1 of 2 cores") -> None:
     folder = places.runs / "a"
     folder.mkdir(parents=True)
     rows = [f"{epoch},{0.1},{25.0}" for epoch in range(1, epochs + 1)]
     (folder / "metrics.csv").write_text("\n".join(["epoch,train_loss,images_per_second", *rows]) + "\n")
+    (folder / "config.json").write_text(json.dumps({"config": {}, "starts": [{"hardware": hardware}]}))
 
 
 def write_result(places: Places, **record) -> None:
@@ -106,6 +108,11 @@ def test_a_row_half_way_is_partial_and_estimated_at_its_own_speed(plan, places) 
     found = line(plan, places)
     assert (found["status"], found["epochs"]) == ("partial", "1/4")
     assert found["hours left"] == round(3 * 1500 / 25 / 3600, 2)
+
+
+def test_a_row_half_way_on_another_kind_of_device_is_estimated_at_the_speed_of_this_one(plan, places) -> None:
+    write_log(places, epochs=1, hardware="NVIDIA H100 80GB HBM3")
+    assert line(plan, places)["hours left"] == round(3 * 1500 / 50 / 3600, 2)
 
 
 def test_hours_are_estimated_at_the_speed_of_another_row_of_the_network(tmp_path: Path, places) -> None:
@@ -230,8 +237,20 @@ def test_committed_weights_and_results_are_of_committed_code() -> None:
     for row in read_plan(ROOT / EXPERIMENTS_FILE).rows:
         if is_done(row, places):
             record = read_result(row, places)
-            for made in (record, trained(record)):
+            for made in (record, record["trained"]):
                 assert re.fullmatch("[0-9a-f]{40}( then [0-9a-f]{40})*", made["commit"]), row.name
+
+
+def test_a_committed_result_is_of_the_configuration_that_its_row_makes() -> None:
+    places, compared = Places(results=ROOT / "results", pretrained=ROOT / "pretrained"), []
+    for row in read_plan(ROOT / EXPERIMENTS_FILE).rows:
+        if is_done(row, places):
+            # A field that is younger than the result had the default; epochs may be fewer than the row's.
+            stored, wanted = Config().to_dict() | read_result(row, places)["config"], row.config().to_dict()
+            names = Config().identity().keys() - {"epochs"}
+            assert {name: stored[name] for name in names} == {name: wanted[name] for name in names}, row.name
+            compared.append(row.recipe)
+    assert {"paper", "fast"} <= set(compared)
 
 
 def test_rows_are_selected_by_name(plan) -> None:

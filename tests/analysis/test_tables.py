@@ -131,8 +131,9 @@ def test_failed_rows_and_rows_not_run_say_so(places: Places) -> None:
     assert (failed["status"], not_run["status"]) == ("failed", "not run")
     assert failed["recipe"] == "paper's recipe; failed: the loss became nan"
     assert pd.isna(failed["reconstruction_loss"]) and pd.isna(not_run["reconstruction_loss"])
-    rows = [line.split(" | ") for line in markdown_of(places, SEED, other).splitlines() if "`" in line]
-    assert [row[3].strip() for row in rows] == ["failed", "not run"]
+    text = markdown_of(places, SEED, other)
+    (row,) = [line.split(" | ") for line in text.splitlines() if line.startswith("| ESVAE, ours")]
+    assert row[3].strip() == "failed" and "\n\nNot run yet: `another`.\n" in text
 
 
 def test_fad_by_our_own_autoencoder_has_a_column_of_its_own_and_no_difference(places: Places) -> None:
@@ -167,7 +168,7 @@ def test_newer_systems_stand_below_with_their_protocol(places: Places) -> None:
     (line,) = lines_of(places, SEED, origin="newer")
     assert (line["fid"], line["fad"]) == (3.99, 5.71) and "clean-fid" in line["protocol"]
     part = markdown_of(places, SEED).split("###")[1]
-    assert part.rindex("ESVAE, ours") < part.index("FSDDIM T=8, newer") and "clean-fid 10k PNG" in part
+    assert part.rindex("ESVAE, paper") < part.index("FSDDIM T=8, newer") and "clean-fid 10k PNG" in part
 
 
 def test_a_schedule_that_was_not_run_to_its_end_is_a_line_of_its_own(places: Places) -> None:
@@ -184,6 +185,19 @@ def test_protocols_of_our_numbers_stand_below_the_table(places: Places) -> None:
     write_result(places, SEED, 0.013, fad=number(33.0, NETWORK))
     text = markdown_of(places, SEED)
     assert f"- FAD: a protocol; n = 5,120, test split, {NETWORK}" in text
+    assert text.count("- reconstruction loss: ") == 1
+
+
+def test_a_protocol_stands_once_with_its_data_sets(places: Places) -> None:
+    rows = (SEED, replace(SEED, name="b", dataset="cifar10"), replace(SEED, name="c", dataset="fashion_mnist"))
+    for row in rows:
+        write_result(places, row, 0.013)
+    write_result(places, rows[1], 0.013, fad=number(33.0, "its network", own_network=True))
+    notes = [line for line in markdown_of(places, *rows).splitlines() if line.startswith("- ")]
+    assert notes == [
+        "- reconstruction loss: a protocol; n = 5,120, test split",
+        "- FAD, own autoencoder: a protocol; n = 5,120, test split, its network (CIFAR-10)",
+    ]
 
 
 def write_shuffles(places: Places, *subjects: tuple[str, int | None], **more: Any) -> None:
@@ -215,8 +229,8 @@ def test_what_an_experiment_found_is_a_line_a_model(places: Places) -> None:
     head, _, *lines = summaries(places.results)["time_shuffle"].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *lines)]
     assert cells[0][:5] == ["data set", "model", "images", "against the original: vanilla", "time-shuffled"]
-    assert cells[1][:5] == ["MNIST", "ESVAE, 300 epochs", "2,000", "0.0100", "0.0200"]
-    assert cells[2][:5] == ["MNIST", "ESVAE, 7 epochs", "2,000", "0.0200", "0.0300"]
+    assert cells[1][:5] == ["MNIST", "ESVAE (esvae-mnist-1)", "2,000", "0.0100", "0.0200"]
+    assert cells[2][:5] == ["MNIST", "ESVAE (unlisted)", "2,000", "0.0200", "0.0300"]
 
 
 def test_a_result_that_lacks_what_a_summary_shows_is_one_line(places: Places) -> None:
@@ -244,21 +258,23 @@ def test_a_model_of_unknown_training_and_replaced_weights_say_so(places: Places)
     write_shuffles(places, ("published", None), ("esvae-mnist-1", 300), ("esvae-mnist-2", 300))
     for row, weights in zip(SEEDS, (b"other weights", b"weights"), strict=False):
         write_result(places, row, 0.02, checkpoint_sha256=hashlib.sha256(weights).hexdigest())
-    rows = read_plan(ROOT / "experiments.toml").rows + SEEDS
-    text = markdown_layout(experiment_table(TABLE2, Plan(rows, {}), places), TABLE2.headings)
+    plan = Plan(read_plan(ROOT / "experiments.toml").rows + SEEDS, {})
+    table = experiment_table(TABLE2, plan, places)
+    text = markdown_layout(table, TABLE2.headings)
     found = {line.split(" | ")[1].strip(): line for line in text.splitlines() if "ESVAE, ours" in line}
     assert " unknown |" in found["`published`"]
     assert "paper's recipe; weights that are replaced by now" in found["`esvae-mnist-1`"]
+    assert " 0.02 " in found["`esvae-mnist-1`"]  # and no difference to the paper's
+    assert full_budget_table([Table("Table II", table, TABLE2.headings)], plan).count("| MNIST ") == 2
     assert "replaced" not in found["`esvae-mnist-2`"] and "0.04 (+0.0295)" in found["`esvae-mnist-2`"]
 
 
 @pytest.mark.parametrize("kind", [TABLE2, TABLE3])
-def test_what_was_not_measured_names_the_command(kind: Any, places: Places) -> None:
+def test_what_was_not_measured_says_so(kind: Any, places: Places) -> None:
     table = experiment_table(kind, read_plan(ROOT / "experiments.toml"), places)
     ours = table[table["origin"] == "ours"]
     assert set(ours["status"]) == {"not run"} and len(ours) == len(pd.read_csv(PAPER / f"{kind.name}.csv"))
-    wanted = f"python -m analysis.{kind.experiment} --checkpoint pretrained/fsvae-cifar10.safetensors"
-    assert wanted in set(ours["recipe"])
+    assert "\n\nNot run yet: FSVAE, ESVAE.\n" in markdown_layout(table, kind.headings)
 
 
 def test_latex_has_as_many_cells_in_every_line_and_no_raw_special_character(places: Places) -> None:

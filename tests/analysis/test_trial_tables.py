@@ -58,7 +58,20 @@ def test_a_switch_is_a_line_with_its_difference_to_the_paper(tmp_path: Path) -> 
     assert "| `all` " in lines[-1] and "2.0000 ± 0.0000" in lines[-1] and "+1.0000" in lines[-1]
     pd.DataFrame(rows[: -len(a.seeds)]).to_csv(tmp_path / "trials.csv", index=False)
     missing = [cell.strip() for cell in switch_table(tmp_path / "trials.csv").splitlines()[-1].strip("|").split("|")]
-    assert missing[1:] == ["`all`", "not run", "-", "0"]
+    assert missing[1:] == ["`all`", "not run", "-", "0 of 0"]
+
+
+def test_a_switch_whose_runs_all_diverged_says_so(tmp_path: Path) -> None:
+    a = Arguments("mnist", seeds=(7,))  # not the seeds of the program's default
+    identity = {"dataset": "mnist", "model": "esvae", "train_images": a.train_images, "epochs": 1, "seed": 7}
+    rows = [
+        identity | {s: getattr(replace(a.base(), **change), s) for s in SWITCHES} | {"loss": loss, "commit": "c"}
+        for change, loss in zip(switches("mnist", a.batch_size).values(), (1.0, None), strict=False)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "trials.csv", index=False)
+    lines = switch_table(tmp_path / "trials.csv").splitlines()[2:4]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")][2:] for line in lines]
+    assert cells == [["1.0000", "+0.0000", "1 of 1"], ["diverged", "-", "0 of 1"]]
 
 
 def test_a_precision_is_a_line_with_the_runs_that_did_not_diverge(tmp_path: Path) -> None:
