@@ -12,7 +12,7 @@ One model or a file of images, for evaluate.py: `evaluation`, `generation` (metr
 Runs behind the tables, for reproduce.py: `rows` (of experiments.toml), `reproduction` (train them), `release` (weights
     and card), `row_results` (read results), `fingerprint` (of weights), `status`.
 Tables for docs/: `tables` writes them all, from `table1`, `experiment_tables` (II, III), `full_budget`, `run_list`,
-    `summaries` (of experiments), `trial_tables`; `table_lines` and `table_layout` make the lines of I to III,
-    `published` has others' numbers, `formats` writes any table as text, Markdown, LaTeX.
+    `summaries` (of experiments), `rate_convergence` (Fig. 7), `trial_tables`; `table_lines` and `table_layout` make the
+    lines of I to III, `published` has others' numbers, `formats` writes any table as text, Markdown, LaTeX.
 Studies by many short runs: `recipe_search`, `variant_switches`, `precisions`; `trials` runs theirs.
 """

@@ -41,11 +41,18 @@ def read_rate_log(subject: Subject, results: Path = RESULTS) -> Epochs | None:
         UserError: a damaged file, or one that ends at another epoch than the model.
     """
     path = find_rate_log(subject, results)
-    if path is None:
-        return None
+    return None if path is None else read_rates(path, subject.model.config.n_steps, subject.run.get("epochs"))
+
+
+def read_rates(path: Path, n_steps: int, n_epochs: int | None) -> Epochs:
+    """Histograms by stage and epoch of a run of so many epochs.
+
+    Raises:
+        UserError: a damaged file, or one that ends at another epoch.
+    """
     try:
         table = pd.read_csv(path)
-        fired = [f"fired_{k}" for k in range(subject.model.config.n_steps + 1)]
+        fired = [f"fired_{k}" for k in range(n_steps + 1)]
         found = {
             name: {int(row["epoch"]): as_shares(row[fired].to_numpy(float)) for _, row in part.iterrows()}
             for stage, name in STAGES.items()
@@ -53,8 +60,8 @@ def read_rate_log(subject: Subject, results: Path = RESULTS) -> Epochs | None:
         }
         if len(found) < len(STAGES):
             raise ValueError(f"it lacks {' and '.join(STAGES.keys() - set(table['stage']))}")
-        if (last := table["epoch"].max()) != subject.run.get("epochs"):
-            raise ValueError(f"it ends with epoch {last}, the model with {subject.run.get('epochs')}")
+        if (last := table["epoch"].max()) != n_epochs:
+            raise ValueError(f"it ends with epoch {last}, the model with {n_epochs}")
         return found
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged or of another model: {error}") from error

@@ -18,6 +18,7 @@ import pandas as pd
 from analysis.experiment_tables import TABLE2, TABLE3, experiment_table
 from analysis.formats import as_latex
 from analysis.full_budget import Table, full_budget_table
+from analysis.rate_convergence import convergence_table
 from analysis.rows import Places, read_plan
 from analysis.run_list import run_list
 from analysis.summaries import SUMMARIES, summaries
@@ -28,13 +29,14 @@ from cli import parse_arguments, run_program
 from errors import UserError
 from files import write_atomically
 
-RESULTS, RESULTS_PAGE = Path("results"), Path("docs/results.md")
+RESULTS, TABLES_PAGE = Path("results"), Path("docs/tables.md")
 TRIALS = ("recipe_search", "variant_switches", "precisions")
 PAGES = {
     Path("README.md"): ("full_budget",),
-    RESULTS_PAGE: ("full_budget", "table1", "table2", "table3", "runs"),
+    Path("docs/results.md"): ("full_budget",),
+    TABLES_PAGE: ("table1", "table2", "table3", "runs"),
     Path("docs/trials.md"): TRIALS,
-    Path("docs/experiments.md"): tuple(SUMMARIES),
+    Path("docs/experiments.md"): (*SUMMARIES, "rate_convergence"),
 }
 """Which sections stand in which page."""
 
@@ -46,7 +48,7 @@ class Arguments:
     results: Path = RESULTS
     """folder of the results, the experiments' in its folder `analysis`; tables go to its folder `tables`"""
     document: Path | None = None
-    """page with the marks of docs/results.md; if None the project's pages are renewed, and none for other --results"""
+    """page with the marks of docs/tables.md; if None the project's pages are renewed, and none for other --results"""
 
 
 def main(argv: list[str]) -> None:
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
 def pages(a: Arguments, content: Mapping[str, str]) -> dict[Path, dict[str, str]]:
     """Which of the sections are renewed in which page."""
     ours = PAGES if a.results == RESULTS else {}
-    asked = {a.document: PAGES[RESULTS_PAGE]} if a.document else ours
+    asked = {a.document: PAGES[TABLES_PAGE]} if a.document else ours
     return {page: {name: content[name] for name in names} for page, names in asked.items()}
 
 
@@ -88,6 +90,7 @@ def make(results: Path) -> dict[str, str]:
     files |= {f"{name}.md": text for name, text in summaries(results).items()}
     return files | {
         "full_budget.md": full_budget_table(tables.values(), plan),
+        "rate_convergence.md": convergence_table(plan, places),
         "runs.md": run_list(plan, places),
         "recipe_search.md": recipe_table(results / "recipe_search.csv"),
         "variant_switches.md": switch_table(results / "variant_switches.csv"),

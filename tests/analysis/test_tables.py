@@ -294,10 +294,10 @@ def test_markdown_aligns_the_first_columns_left() -> None:
     assert lines == ["| a | bb | cc |", "| - | -- | -: |", "| x | 1  |  2 |"]
 
 
-LISTS = ("full_budget", "runs", *tables.TRIALS)
+LISTS = ("full_budget", "rate_convergence", "runs", *tables.TRIALS)
 PAGE = "\n".join(
     f"by hand {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->"
-    for name in ("full_budget", "table1", "table2", "table3", "runs")
+    for name in ("table1", "table2", "table3", "runs")
 )
 
 
@@ -359,7 +359,7 @@ def test_the_committed_page_and_tables_are_what_the_command_makes(monkeypatch: p
     for name, content in files.items():
         assert (Path("results/tables") / name).read_text() == content, f"{name}: run `python -m analysis.tables`"
     found = tables.pages(tables.Arguments(), tables.sections(files))
-    assert {page.name for page in found} == {"README.md", "results.md", "trials.md", "experiments.md"}
+    assert {page.name for page in found} == {"README.md", "results.md", "tables.md", "trials.md", "experiments.md"}
     for page, names in found.items():
         assert tables.renewed(page.read_text(), names, page) == page.read_text(), page
 

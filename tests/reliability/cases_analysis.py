@@ -101,7 +101,7 @@ def published(then: Callable[[], Any] = lambda: None) -> Callable[[], Any]:
 
 TABLES, RECORD = "analysis.tables", "results/analysis/time_shuffle-mnist.json"
 TABLES_CASES = [
-    Case("no results and no rows", TABLES, "experiments.toml has no run of"),
+    Case("no results, no rows and no page", TABLES, "cannot read README.md"),
     Case("no experiments", TABLES, "cannot read experiments.toml", lambda: os.unlink("experiments.toml")),
     Case("no page", TABLES, "cannot read docs/results.md", published(lambda: os.unlink("docs/results.md"))),
     Case("no folder of results", f"{TABLES} --results typo", "no folder typo"),
