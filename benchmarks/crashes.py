@@ -262,7 +262,7 @@ def main(argv: list[str]) -> None:
                 child.join()
     kills = report.kills
     print(f"{len(kills)} kills, all recovered; {sum(kill.while_writing for kill in kills)} while writing a checkpoint")
-    print(f"lost: at most {max(kill.lost for kill in kills)} steps, with a checkpoint every {a.every}")
+    print(f"lost: at most {max((kill.lost for kill in kills), default=0)} steps, with a checkpoint every {a.every}")
     print(f"finished run: {'differs in ' + ', '.join(report.differences) if report.differences else 'bit-identical'}")
     if report.differences or len(kills) < a.kills or any(kill.lost > a.every for kill in kills):
         raise UserError("the killed run differs, lost more than an interval, or ended before it was killed so often")

@@ -149,8 +149,20 @@ def plain_layer(norm: ThresholdDependentBatchNorm, constants: LIFConstants, laye
     return run
 
 
-def make_layer(backend: str, layer: Layer, norm: ThresholdDependentBatchNorm, config: ModelConfig) -> Run:
-    """The layer as a function of its input current."""
+def make_layer(
+    backend: str,
+    layer: Layer,
+    norm: ThresholdDependentBatchNorm,
+    config: ModelConfig,
+    dtype: torch.dtype = torch.float32,
+) -> Run:
+    """The layer as a function of its input current.
+
+    Raises:
+        UserError: the backend cannot run here, or another one would compute in its place.
+    """
+    if backend == "native" and dtype != torch.float32:
+        raise UserError(f"backend 'native' runs {dtype} as 'scan' does; use --dtype float32")
     lif = make_lif(config)
     if backend == "compiled":
         torch.compiler.reset()  # or after eight layers it stops compiling
@@ -225,9 +237,10 @@ def _measure_layer(
 ) -> dict[str, Any]:
     """Milliseconds of a pass, or why the backend cannot do it."""
     norm = ThresholdDependentBatchNorm(layer.shape[2], config.v_threshold).to(device)
+    dtype = getattr(torch, benchmark.dtype)
     try:
-        run = make_layer(backend, layer, norm, config)
-        forward_and_backward = make_pass(run, layer, norm, getattr(torch, benchmark.dtype))
+        run = make_layer(backend, layer, norm, config, dtype)
+        forward_and_backward = make_pass(run, layer, norm, dtype)
         times = time_pass(recorded(forward_and_backward, backend, device), benchmark, device)
     except UserError as error:
         return {"refused": str(error)}

@@ -13,17 +13,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from cli import parse_arguments, run_program, split_flags
 from errors import UserError
+from training.folder import CONFIG_FILE
 
 ALLOWED_SECONDS = 10.0
 ROOT = Path(__file__).parent.parent
-READY = "LIF backend:"  # the line after which a run takes its first step
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,20 @@ class Ending:
     processor_seconds: float
 
 
-def terminate(flags: list[str], after: float) -> Ending:
-    """Train, wait, send SIGTERM, wait.
+def terminate(flags: list[str], folder: Path, after: float) -> Ending:
+    """Train in a run folder below `folder`, wait, send SIGTERM, wait.
 
     Raises:
         UserError: training ended by itself.
     """
-    command = [sys.executable, "-u", str(ROOT / "train.py"), *flags]
-    running = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    before = started(folder)
+    command = [sys.executable, str(ROOT / "train.py"), *flags, "--runs-dir", str(folder)]
+    running = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
+        while started(folder) == before:
+            if running.poll() is not None:
+                raise UserError(f"training did not start: {running.stderr.read().strip() or 'it had been finished'}")
+            time.sleep(0.01)
         return _terminated(running, after)
     finally:
         if running.poll() is None:  # something went wrong here: it must not go on alone
@@ -64,11 +68,12 @@ def terminate(flags: list[str], after: float) -> Ending:
             running.wait()
 
 
+def started(folder: Path) -> list[int]:
+    """When the runs below `folder` were started last: each then writes its configuration, and takes its first step."""
+    return [file.stat().st_mtime_ns for file in folder.glob(f"*/{CONFIG_FILE}")]
+
+
 def _terminated(running: subprocess.Popen, after: float) -> Ending:
-    while not (line := running.stdout.readline()).startswith(READY):
-        if not line:
-            raise UserError(f"training did not start: {running.stderr.read().strip()}")
-    threading.Thread(target=running.stdout.read, daemon=True).start()  # a full pipe would hold the process up
     time.sleep(after)
     if running.poll() is not None:
         raise UserError(f"training ended before the signal, with exit code {running.returncode}: train longer")
@@ -92,10 +97,9 @@ def main(argv: list[str]) -> None:
     own, of_training = split_flags(argv)
     a = parse_arguments(Arguments, own, __doc__)
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*of_training, "--runs-dir", folder]
         endings = []
         for after in a.after:
-            endings.append(terminate(flags, after))
+            endings.append(terminate(of_training, Path(folder), after))
             ending = endings[-1]
             print(
                 f"exit code {ending.code} after {ending.seconds:.2f} s, {ending.processor_seconds:.2f} s of processor "

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from benchmarks import sweeps
 from cli import parse_arguments, run_program
@@ -151,7 +151,7 @@ class Throughput:
         )
 
 
-def measure(benchmark: Benchmark, make: Callable[[Benchmark, torch.device], Step]) -> Throughput:
+def measure(benchmark: Benchmark) -> Throughput:
     """Make the step, warm up, find out how many of them fill a repeat, then time the repeats.
 
     Raises:
@@ -161,7 +161,7 @@ def measure(benchmark: Benchmark, make: Callable[[Benchmark, torch.device], Step
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        step = make(benchmark, device)
+        step = make_step(benchmark, device)
         time_steps(step, benchmark.untimed_steps(device), device)
         n_steps = calibrate(step, benchmark.seconds, device)
         times = [time_steps(step, n_steps, device) for _ in range(benchmark.repeats)]
@@ -173,7 +173,10 @@ def measure(benchmark: Benchmark, make: Callable[[Benchmark, torch.device], Step
 
 def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     """A function that trains on one batch, or generates one."""
-    model, runtime = make_model(benchmark, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = build_model(benchmark.model_config()).to(device)
+    runtime = set_runtime(model, benchmark.config(), device)
     noise = Generator(device).manual_seed(SEED)
     if benchmark.mode == "sample":
         return _sampling_step(model, benchmark.batch_size, noise)
@@ -181,23 +184,10 @@ def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     return _training_step(model, config, noise, runtime)
 
 
-def make_model(benchmark: Benchmark, device: torch.device) -> tuple[nn.Module, Runtime]:
-    """The benchmark's model, freshly initialised, the same every time, and how it runs."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = build_model(benchmark.model_config()).to(device)
-    return model, set_runtime(model, benchmark.config(), device)
-
-
-def random_images(n: int, config: ModelConfig, noise: Generator) -> Tensor:
-    """n images of uniform noise, [n, C, H, W] in [-1, 1], of the size that the model takes."""
-    shape = (n, config.image_channels, config.image_size, config.image_size)
-    return torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
-
-
 def _training_step(model: nn.Module, config: Config, noise: Generator, runtime: Runtime) -> Step:
     model.train()
-    x = random_images(config.batch_size, model.config, noise)
+    shape = (config.batch_size, model.config.image_channels, model.config.image_size, model.config.image_size)
+    x = torch.rand(shape, generator=noise, device=noise.device) * 2 - 1
     step = make_training_step(model, make_optimizer(model, config), noise, config.batch_size, runtime)
     return lambda: step(x)
 
@@ -258,30 +248,21 @@ def warn_if_busy(idle_fraction: float | None) -> None:
 
 
 @dataclass(frozen=True)
-class PointArguments:
-    """Time one benchmark."""
+class Arguments:
+    """Measure how many images a second a model trains on or generates."""
 
     benchmark: Annotated[Benchmark, tyro.conf.arg(name="")]
     threads: int | None = None
     """CPU threads; as many as PyTorch likes if None"""
     json: Path | None = None
     """file for the numbers"""
-
-    def __post_init__(self) -> None:
-        check_at_least(1, threads=self.threads)
-
-
-@dataclass(frozen=True)
-class Arguments(PointArguments):
-    """Measure how many images a second a model trains on or generates."""
-
     compare: bool = False
     """measure every backend that runs here"""
     sweep: bool = False
     """measure at several batch sizes, time steps, widths and image sizes, each varied alone"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_at_least(1, threads=self.threads)
         if self.compare and (self.sweep or self.benchmark.backend != "auto"):
             raise UserError("--compare measures every backend at one size; leave out --sweep and --backend")
 
@@ -313,7 +294,7 @@ def describe(record: dict[str, Any]) -> str:
 def run(a: Arguments) -> tuple[str, dict[str, Any]]:
     """Measure one point in this process, or several in processes of their own: text and JSON-serialisable numbers."""
     if not (a.compare or a.sweep):
-        throughput = measure(a.benchmark, make_step)
+        throughput = measure(a.benchmark)
         return str(throughput), throughput.to_dict()
     points = sweeps.backends(a.benchmark) if a.compare else sweeps.sizes(a.benchmark)
     results = sweeps.measure_each(points, a.threads)
@@ -323,29 +304,25 @@ def run(a: Arguments) -> tuple[str, dict[str, Any]]:
 def main(argv: list[str]) -> None:
     """Parse, measure, print and write."""
     a = parse_arguments(Arguments, argv, __doc__, default=Arguments(Benchmark()))
-    conditions = prepare(a, **({"backend": "each in turn", "cuda_graph": a.benchmark.cuda_graph} if a.compare else {}))
+    conditions = prepare(a)
     text, numbers = run(a)
     print(text)
-    save_record(a.json, numbers | conditions)
+    if a.json is not None:
+        write_json(a.json, numbers | conditions)
+        print(a.json)
 
 
-def prepare(arguments: PointArguments, **facts_to_change: Any) -> dict[str, Any]:
+def prepare(a: Arguments) -> dict[str, Any]:
     """Set the threads, print what will be timed and how busy the machine is; that, JSON-serialisable."""
     keep_freed_memory()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    record = facts(arguments.benchmark) | facts_to_change
+    if a.threads is not None:
+        torch.set_num_threads(a.threads)
+    of_all = {"backend": "each in turn", "cuda_graph": a.benchmark.cuda_graph} if a.compare else {}
+    record = facts(a.benchmark) | of_all
     print(describe(record), flush=True)
     idle = cpu_idle_fraction()
     warn_if_busy(idle)
     return {"cpu_idle_fraction_before": idle} | record
-
-
-def save_record(file: Path | None, record: dict[str, Any]) -> None:
-    """Write the record and name the file, where one was asked for."""
-    if file is not None:
-        write_json(file, record)
-        print(file)
 
 
 if __name__ == "__main__":

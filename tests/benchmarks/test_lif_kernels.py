@@ -109,6 +109,15 @@ def test_json_and_printed_lines(tmp_path: Path, capsys: pytest.CaptureFixture[st
             assert "needs an NVIDIA GPU" in cupy["refused"]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_scan_is_not_timed_under_the_name_of_native(dtype: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert run_program(main, [*TINY, "--backends", "native", "--dtype", dtype, "--json", str(file)]) == 0
+    layers = [layer["backends"]["native"] for layer in json.loads(file.read_text())["layers"]]
+    refused = f"backend 'native' runs torch.{dtype} as 'scan' does; use --dtype float32"
+    assert layers == [{"refused": refused}] * 10
+
+
 @pytest.mark.parametrize(
     "arguments", ["--batch-size 0", "--repeats 0", "--seconds nan", "--device nonsense", "--backends"]
 )

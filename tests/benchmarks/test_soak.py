@@ -51,6 +51,17 @@ def test_flags_of_training_choose_the_preset(monkeypatch: pytest.MonkeyPatch) ->
     assert (config.batch_size, config.lr, config.mmd_weight) == (preset_of_it.batch_size, preset_of_it.lr, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("memory", "files", "code"), [(1.0, 20, 0), (1.01, 20, 0), (0.5, 19, 0), (1.03, 20, 2), (1.0, 21, 2)]
+)
+def test_growth_of_memory_or_of_open_files_is_a_failure(
+    memory: float, files: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(soak, "soak", lambda *_: samples(memory, files))
+    assert run_program(soak.main, []) == code
+    assert capsys.readouterr().err.startswith("error: memory grew by more than 2%, or more files") == bool(code)
+
+
 @pytest.mark.parametrize("minutes", ["0.02", "nan"])
 def test_too_little_time_is_refused(minutes: str, capsys: pytest.CaptureFixture) -> None:
     assert run_program(soak.main, ["--minutes", minutes]) == 2

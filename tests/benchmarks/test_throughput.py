@@ -1,6 +1,10 @@
 """The throughput benchmark runs, tells the truth about what ran, and refuses nonsense in one line."""
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,7 +119,7 @@ def test_the_width_factor_scales_the_channels_and_not_the_image(built: list[nn.M
 
 def test_measuring_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    measure(TINY_BENCHMARK, make_step)
+    measure(TINY_BENCHMARK)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -130,12 +134,37 @@ def test_training_steps_train_and_sampling_steps_do_not(mode: str, trains: bool,
         assert result.shape == (4, 1, 32, 32) and not result.requires_grad
 
 
-def test_running_out_of_memory_is_a_user_error() -> None:
+def test_running_out_of_memory_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    monkeypatch.setattr(throughput, "make_step", no_memory)
     with pytest.raises(UserError, match="batches of 4 do not fit into cpu"):
-        measure(TINY_BENCHMARK, no_memory)
+        measure(TINY_BENCHMARK)
+
+
+FAULTS = """
+import os, resource, torch
+from training.device import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+print(os.environ["THP_MEM_ALLOC_ENABLE"], *(faults() for _ in range(12)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library than glibc keeps memory as it likes")
+def test_memory_that_a_step_frees_is_there_for_the_next_one() -> None:
+    """In a process of its own: programs that ran in this one have told its allocator already."""
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    command, root = [sys.executable, "-c", FAULTS], Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    huge_pages, first, *later = map(int, done.stdout.split())
+    assert huge_pages == 1 and sum(later[1:]) < first  # where memory is not kept, each of ten faults as the first did
 
 
 def test_recording_a_graph_is_not_timed() -> None:

@@ -144,20 +144,34 @@ def test_a_library_that_was_cut_short_does_not_kill_the_program(cache: Path) -> 
     content = built.read_bytes()
     built.unlink()  # it is loaded here
     built.write_bytes(content[:4096])
-    code = "from neurons.library import native_obstacle; print(native_obstacle())"
-    command, root = [sys.executable, "-c", code], Path(__file__).parents[2]
-    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    ended = run_python("from neurons.library import native_obstacle; print(native_obstacle())")
     assert (ended.returncode, ended.stdout) == (0, "\n")
 
 
+def run_python(code: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+
+
+def knows_openmp(folder: Path) -> bool:
+    command = [*library._compiler(), "-fopenmp", "-shared", "-x", "c", os.devnull, "-o", str(folder / "empty")]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 @needs_compiler
-def test_it_shares_pytorchs_threads_or_starts_its_own_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_shares_pytorchs_threads_or_starts_its_own_and_computes_the_same(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same division of the work, and so the same sums bit by bit, whoever's threads do it."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     x = torch.randn(16 * 64, 32, 16, 16).contiguous(memory_format=torch.channels_last).unflatten(0, (16, 64))
+    assert library.n_threads(x.numel()) == 3
     shared = channel_statistics(x)
     forget()
+    is_shared = bool(library._openmp_runtime()) and knows_openmp(tmp_path)
     monkeypatch.setattr(library, "_openmp_runtime", lambda: "")
     own = channel_statistics(x)
+    assert len(list(cache.glob("*.so"))) == 1 + is_shared
     assert all(torch.equal(a, b) for a, b in zip(shared, own, strict=True))
 
 
@@ -176,8 +190,12 @@ def test_the_openmp_library_is_pytorchs_whoever_loaded_one_first(monkeypatch: py
 
 @needs_compiler
 def test_a_compiler_with_options_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", f"{shutil.which('cc') or shutil.which('gcc')} -DUNUSED=1")
+    (compiler,) = library._compiler()
+    monkeypatch.setenv("CC", f"{compiler} -DUNUSED=1")
     assert not native_obstacle()
+    forget()
+    monkeypatch.setenv("CC", f"{compiler} --no-such-option")
+    assert "no-such-option" in native_obstacle()
 
 
 def test_it_is_refused_on_another_device_than_a_cpu() -> None:
@@ -186,4 +204,5 @@ def test_it_is_refused_on_another_device_than_a_cpu() -> None:
 
 
 def test_importing_builds_nothing(cache: Path) -> None:
-    assert not cache.exists() and os.environ["XDG_CACHE_HOME"] == str(cache.parent)
+    assert run_python("import evaluate, neurons.native, neurons.spike_convolution, train").returncode == 0
+    assert not cache.exists()

@@ -138,6 +138,7 @@ def test_the_same_number_of_threads_gives_the_same_bits(rng: Generator, monkeypa
     monkeypatch.setattr(library, "VALUES_PER_THREAD", 1)
     for n in (1, 2, 2, 5, 64):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=n: n)
+        assert library.n_threads(spikes.numel()) == n
         runs.setdefault(n, []).append(values_and_gradients(lambda x: spike_conv(layer, x), layer, spikes))
     assert all(a.equal(b) for a, b in zip(*runs[2], strict=True))
     for n in (2, 5, 64):

@@ -288,13 +288,6 @@ def test_other_types_are_refused_in_one_line() -> None:
         make_lif("paper")(torch.zeros(2, 1, 4, dtype=torch.float64, device=DEVICE))
 
 
-def test_a_recorded_membrane_trace_is_refused() -> None:
-    lif = make_lif("paper")
-    lif.store_v_seq = True
-    with pytest.raises(UserError, match="triton backend keeps no membrane trace"):
-        lif(torch.zeros(2, 1, 3, device=DEVICE))
-
-
 def test_outside_the_interpreter_cpu_tensors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lif = make_lif("paper")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)

@@ -195,9 +195,11 @@ def test_a_refusal_comes_before_anything_is_written(
     assert not run_dir.exists()
 
 
-def test_autocast_is_for_bf16_on_a_gpu() -> None:
-    assert [autocast(CPU, precision)._enabled for precision in ("fp32", "bf16")] == [False, False]
-    assert not autocast(CUDA, "fp32")._enabled
+def test_autocast_is_for_bf16_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In PyTorch's place, which without a GPU switches itself off.
+    monkeypatch.setattr(training.precision, "synapses_in_bfloat16", lambda kind, enabled: (kind, enabled))
+    asked = [autocast(device, precision) for device in (CPU, CUDA) for precision in ("fp32", "bf16")]
+    assert asked == [("cpu", False), ("cpu", False), ("cuda", False), ("cuda", True)]
 
 
 @pytest.mark.parametrize("name", MODELS)
