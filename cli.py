@@ -54,8 +54,9 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
     """Run `main(arguments)`; `--debug` among the arguments lets tracebacks through.
 
     Returns:
-        the exit code: 0; 2 after a UserError or a shortage, told in one line on standard error; 128 + signal number
-        after a run that was asked to stop, after Ctrl-C or SIGTERM, or where nobody reads the output any more.
+        the exit code: 0; 2 after a UserError, a shortage or a refused access, told in one line on standard error; 128 +
+        signal number after a run that was asked to stop, after Ctrl-C or SIGTERM, or where nobody reads the output any
+        more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -124,11 +125,11 @@ def split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _shortage(error: Exception) -> str | None:
-    """What is too small for the program, or too long for the system, where that is what an error says."""
+    """What is too small for the program, too long for the system or closed to the user, where an error says that."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         _drop_output()  # it may be what is on the full disk
         return f"{error.strerror} ({error.filename or 'output'}); make room and give the same command again"
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+    if isinstance(error, OSError) and error.filename and error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM):
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return "out of memory; smaller batches, fewer time steps and fewer images at once take less"

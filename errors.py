@@ -43,6 +43,6 @@ def check_at_least(least: int, **settings: int | None) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """UserError for a seed of noise that is negative or, for PyTorch's sake, too large."""
+    """UserError for a seed that is negative or, for PyTorch's sake, too large."""
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed must be at least 0 and below 2**32, got {seed}")

@@ -10,7 +10,10 @@ MMD_BANDWIDTHS = tuple(0.25 * 2.0**i for i in range(5))  # factors on the mean s
 
 
 def reconstruction_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Mean squared error of images in [-1, 1], the empirical form of the first term of Eq. 11."""
+    """Mean squared error per value of images in [-1, 1], the empirical form of the first term of Eq. 11.
+
+    Both [N, C, H, W]; a scalar.
+    """
     return F.mse_loss(reconstruction, images)
 
 
@@ -65,7 +68,11 @@ def psp_mmd(posterior_rate: Tensor, prior_rate: Tensor) -> Tensor:
 
 
 def bernoulli_kl(posterior_rate: Tensor, prior_rate: Tensor, eps: float = 1e-2) -> Tensor:
-    """KL divergence of Bernoulli spikes, [T, N, D] each: summed over time and units, averaged over the batch."""
+    """KL divergence of Bernoulli spikes, posterior with rates q from prior with rates p, [T, N, D] each.
+
+    sum over t and d of q log((q + eps) / (p + eps)) + (1 - q) log((1 - q + eps) / (1 - p + eps)), averaged over N. With
+    `eps` it is finite, and so is its gradient, at rates of 0 and 1.
+    """
 
     def term(q: Tensor, p: Tensor) -> Tensor:
         return q * torch.log((q + eps) / (p + eps))
@@ -75,5 +82,8 @@ def bernoulli_kl(posterior_rate: Tensor, prior_rate: Tensor, eps: float = 1e-2) 
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL divergence of N(mean, exp(log_variance)), [N, D] each, from N(0, I): summed over D, averaged over N."""
+    """KL divergence of N(mean, exp(log_variance)), [N, D] each, from N(0, I).
+
+    sum over d of (mean^2 + exp(log_variance) - 1 - log_variance) / 2, averaged over N.
+    """
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()

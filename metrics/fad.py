@@ -60,7 +60,8 @@ class FeatureNetwork:
         network: on the CPU or a GPU, where images must be too.
         dataset: that it belongs to.
         file: of its weights.
-        origin: `shipped` with the project, `published` by the authors in a file of the user's, or `own`.
+        origin: `shipped` with the project, `published` by the authors in a file of the user's, `unchecked` where such a
+            file can only be told by its format, or `own`.
         run: of an `own` one, what is stored of its training.
     """
 
@@ -74,7 +75,8 @@ class FeatureNetwork:
     def description(self) -> str:
         """What a reader must know to compare numbers."""
         digest = hashlib.sha256(self.file.read_bytes()).hexdigest()[:12]
-        kind = f"own, {_budget(self.run)}" if self.origin == "own" else "by Kamata et al."
+        by_format = "taken for Kamata et al.'s by its format, unchecked"
+        kind = {"own": f"own, {_budget(self.run)}", "unchecked": by_format}.get(self.origin, "by Kamata et al.")
         note = ", FAD compares only with that of the same file" if self.origin == "own" else ""
         return f"autoencoder for {self.dataset}, {kind} ({self.file.name}, sha256 {digest}{note})"
 
@@ -122,8 +124,9 @@ def _origin(file: Path, dataset: str, is_given: bool) -> str:
     same = [name for name, path in at_hand.items() if path.read_bytes() == file.read_bytes()]
     if same and dataset not in same:
         raise UserError(f"{file} is the authors' autoencoder for {same[0]}, not for {dataset}")
-    # Where theirs do not come with the project, a file in their layout is taken for theirs.
-    return "own" if dataset in at_hand and not same else "published"
+    if same:
+        return "published"
+    return "unchecked" if dataset in PUBLISHED_NAMES.keys() - at_hand.keys() else "own"
 
 
 def _published_weights(dataset: str) -> Path:
@@ -210,11 +213,20 @@ def reference(network: FeatureNetwork, protocol: str, data_dir: Path | str | Non
     """Mean and covariance that FAD compares with: stored with the project, else those of the test split.
 
     Raises:
-        UserError: not stored, and the data set cannot be read.
+        UserError: not stored, and the data set cannot be read; or as `stored_reference`.
+    """
+    return stored_reference(network, protocol) or measured_reference(network, protocol, data_dir)
+
+
+def stored_reference(network: FeatureNetwork, protocol: str) -> Statistics | None:
+    """What the project keeps of the published network; None for an own one, or where nothing is kept.
+
+    Raises:
+        UserError: the network has another number of features.
     """
     file = stored_file(network, protocol)
     if not file.is_file() or network.origin == "own":
-        return measured_reference(network, protocol, data_dir)
+        return None
     with np.load(file, allow_pickle=False) as stored:
         mean, covariance = torch.from_numpy(stored["mu"]), torch.from_numpy(stored["sigma"])
     if len(mean) != network.network.config.latent_dim:

@@ -50,20 +50,17 @@ def _root(covariance: Tensor) -> Tensor:
     return vectors * values.where(values > error, 0).sqrt() @ vectors.T
 
 
-def statistics(features: Tensor, allow_few: bool = False) -> tuple[Tensor, Tensor]:
+def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [D] and unbiased covariance [D, D] of features [N, D], in float64.
 
-    Args:
-        allow_few: take fewer than D + 1 images, whose covariance has not full rank.
-
     Raises:
-        UserError: fewer than D + 1 images (two, with `allow_few`), or values that are not finite.
+        UserError: fewer than D + 1 images, whose covariance has not full rank, or values that are not finite.
     """
     n_images, n_dimensions = features.shape
-    needed = 2 if allow_few else n_dimensions + 1
-    if n_images < needed:
+    if n_images <= n_dimensions:
         raise UserError(
-            f"{n_images} images are too few for the covariance of {n_dimensions} features: give at least {needed}"
+            f"{n_images} images are too few for the covariance of {n_dimensions} features: give at least "
+            f"{n_dimensions + 1}"
         )
     if not features.isfinite().all():
         raise UserError("some features of the images are not finite: check the images and the feature network's file")

@@ -15,8 +15,11 @@ References:
     github.com/QgZhan/ESVAE, metrics/clean_fid.py and metrics/inception_score.py (2023-11).
 """
 
+import hashlib
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data import batches, load_split, to_uint8
-from errors import UnavailableError, UserError
+from errors import UnavailableError, UserError, reason_of
 from files import read_torch_file
 from metrics.frechet import frechet_distance, statistics
 
@@ -72,27 +75,44 @@ RESIZE = {"paper": resize_paper, "standard": resize_standard}
 
 
 def load_inception(weights: Path | None = None, device: torch.device | str = "cpu") -> nn.Module:
-    """The network of 2015 with the weights of a file, or with those that torch-fidelity downloads.
+    """The network of 2015 with the weights of a file, or with those that torch-fidelity publishes, downloaded once.
 
     Raises:
         UnavailableError: no file given, and the download fails.
         UserError: no such file, damaged, or other weights.
     """
     _require_torch_fidelity()
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    if weights is not None:
-        _check_file(weights)  # torch-fidelity would unpickle whatever is in it
+    weights = weights or _downloaded()
+    _check_file(weights)  # torch-fidelity would unpickle whatever is in it
     try:
-        network = FeatureExtractorInceptionV3("inception", ["2048"], weights and str(weights))
-    except OSError as error:
-        raise UnavailableError(
-            f"the Inception network's weights cannot be downloaded ({error}): get {URL_INCEPTION_V3} and give it "
-            "with --inception-weights"
-        ) from error
+        network = FeatureExtractorInceptionV3("inception", ["2048"], str(weights))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{weights} holds other weights than the Inception network of 2015's") from error
     return network.to(device)
+
+
+def _downloaded() -> Path:
+    """torch-fidelity's file in torch.hub's folder, whose SHA-256 starts as the file's name ends.
+
+    Raises:
+        UnavailableError: it is not there, or is another or part of it, and cannot be downloaded.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
+
+    file = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
+    checksum = file.stem.rpartition("-")[2]
+    try:
+        if not (file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest().startswith(checksum)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(URL, str(file), checksum, progress=sys.stderr.isatty())
+    except (OSError, HTTPException, RuntimeError) as error:  # the last is for another checksum
+        raise UnavailableError(
+            f"the Inception network's weights cannot be downloaded ({reason_of(error)}): get {URL} and give it with "
+            "--inception-weights"
+        ) from error
+    return file
 
 
 def load_imagenet_inception(weights: Path | None, device: torch.device | str = "cpu") -> nn.Module:

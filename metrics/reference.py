@@ -29,8 +29,8 @@ from metrics.fad import (
     load_feature_network,
     measured_reference,
     measured_training_images,
-    reference,
     stored_file,
+    stored_reference,
 )
 from metrics.frechet import frechet_distance
 from provenance import git_commit
@@ -60,36 +60,40 @@ def main(argv: list[str]) -> None:
     print(network.description)
     for protocol, meaning in PROTOCOLS.items():
         measured = measured_reference(network, protocol, a.data_dir)
-        if a.write:
-            store(network, protocol, measured, a.data_dir)
+        if a.write and protocol != "official":  # never over the authors' statistics
+            store_statistics(network, protocol, measured)
+        stored = stored_reference(network, protocol)
         print(f"{protocol}: {meaning}")
-        print(f"  {compare(network, protocol, measured)}")
-        real = measured_training_images(network, protocol, reference(network, protocol, a.data_dir), a.data_dir)
+        print(f"  {compare(network, protocol, measured, stored)}")
+        real = measured_training_images(network, protocol, stored or measured, a.data_dir)
         print(f"  {real['n_images']} training images score {real['value']:.4f}")
+        if a.write:
+            store_score(network, protocol, real)
 
 
-def compare(network: FeatureNetwork, protocol: str, measured: Statistics) -> str:
+def compare(network: FeatureNetwork, protocol: str, measured: Statistics, stored: Statistics | None) -> str:
     """A line with the Frechet distance of recomputed to stored statistics."""
-    file = stored_file(network, protocol)
-    if network.origin == "own" or not file.is_file():
+    if stored is None:
         return "no stored statistics to compare with"
     whose = "published" if protocol == "official" else "stored"
-    distance = frechet_distance(*measured, *reference(network, protocol))
-    return f"Frechet distance to the {whose} statistics ({file.name}): {distance:.3g}"
+    distance = frechet_distance(*measured, *stored)
+    return f"Frechet distance to the {whose} statistics ({stored_file(network, protocol).name}): {distance:.3g}"
 
 
-def store(network: FeatureNetwork, protocol: str, measured: Statistics, data_dir: Path | None) -> None:
-    """Write what the project stores for its own use: never over the authors' statistics."""
-    if protocol != "official":
-        content = io.BytesIO()
-        np.savez_compressed(content, mu=measured[0].numpy(), sigma=measured[1].numpy())
-        write_atomically(stored_file(network, protocol), content.getvalue())
+def store_statistics(network: FeatureNetwork, protocol: str, measured: Statistics) -> None:
+    """Write the test split's statistics to where `stored_reference` looks for them."""
+    content = io.BytesIO()
+    np.savez_compressed(content, mu=measured[0].numpy(), sigma=measured[1].numpy())
+    write_atomically(stored_file(network, protocol), content.getvalue())
+
+
+def store_score(network: FeatureNetwork, protocol: str, real: dict[str, Any]) -> None:
+    """Write what `measured_training_images` found, with the command and commit that it comes from."""
     file = PUBLISHED / TRAINING_IMAGES
     scores: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    real = measured_training_images(network, protocol, reference(network, protocol), data_dir)
     command = f"python -m metrics.reference --dataset {network.dataset} --write"
-    real["source"] = f"stored: {real['source']} by `{command}` at commit {git_commit()}"
-    scores.setdefault(network.dataset, {})[protocol] = real
+    source = f"stored: {real['source']} by `{command}` at commit {git_commit()}"
+    scores.setdefault(network.dataset, {})[protocol] = real | {"source": source}
     write_json(file, scores)
 
 

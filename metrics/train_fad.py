@@ -16,12 +16,14 @@ of the last epoch and of the best test loss, and does not say which were publish
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
 from cli import parse_arguments, run_program
 from data import DATASETS
+from errors import flag_of
 from files import write_atomically
 from metrics.fad import (
     FULL_EPOCHS,
@@ -117,12 +119,20 @@ def card(network: FeatureNetwork, folder: Path, data_dir: Path | None = None) ->
         f"seed {config['seed']}, {run['epochs']} epochs (the released recipe's {FULL_EPOCHS}), last epoch",
         "test reconstruction loss": f"{run['test_reconstruction']:.5f}",
         **{f"training images, `{protocol}`": _real_images(network, protocol, data_dir) for protocol in PROTOCOLS},
-        "command": f"`python -m metrics.train_fad --dataset {network.dataset} --epochs {run['epochs']} --release`",
+        "command": f"`{_command(network.dataset, run['epochs'], config)}`",
         "training time": f"{log['seconds'].sum():.0f} s",
         **card_lines(origin),
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in lines.items())
     return f"# {network.file.stem}\n\n| | |\n|---|---|\n{rows}\n"
+
+
+def _command(dataset: str, epochs: int, config: dict[str, Any]) -> str:
+    """What trains and releases such a network, on any machine."""
+    defaults = Arguments(dataset)
+    changed = [name for name in ("train_images", "seed") if config[name] != getattr(defaults, name)]
+    flags = "".join(f" {flag_of(name)} {config[name]}" for name in changed)
+    return f"python -m metrics.train_fad --dataset {dataset} --epochs {epochs}{flags} --release"
 
 
 def _real_images(network: FeatureNetwork, protocol: str, data_dir: Path | None) -> str:

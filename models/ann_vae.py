@@ -42,7 +42,7 @@ class ANNVAE(Autoencoder):
         self.kl_weight = 1.0
 
     def start_epoch(self, epoch: int, n_epochs: int, n_batches: int) -> None:
-        """The KL term weighs 1 / (number of batches per epoch)."""
+        """From now on the KL term weighs 1 / (number of batches per epoch)."""
         self.kl_weight = 1.0 / n_batches
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class ANNVAE(Autoencoder):
         return ANNVAEOutput(self.decode(latent), latent, mean, log_variance)
 
     def loss(self, output: ANNVAEOutput, x: Tensor) -> dict[str, Tensor]:
-        """`loss` = `reconstruction` + kl_weight * `kl`."""
+        """`loss` = `reconstruction` + kl_weight * `kl`, where kl_weight is 1 until `start_epoch`."""
         reconstruction = super().loss(output, x)["reconstruction"]
         kl = gaussian_kl(output.mean, output.log_variance)
         return {"loss": reconstruction + self.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}

@@ -127,11 +127,11 @@ class FSVAE(Model):
         index = self._pick(x_spikes.shape[1], x_spikes.device, generator)
         return draw_stepwise(self.posterior_network, x_spikes, index, recompute=False)
 
-    def sample_latent(self, n: int, generator: Generator | None = None, recompute: bool = False) -> Tensor:
+    def sample_latent(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw n latent spike trains from the prior: z [T, n, D]. Meant for evaluation mode; see `draw_stepwise`."""
         weight = self.prior_network.layers[0].synapse.weight
         index = self._pick(n, weight.device, generator)
-        return draw_stepwise(self.prior_network, weight.new_empty(self.config.n_steps, n, 0), index, recompute)
+        return draw_stepwise(self.prior_network, weight.new_empty(self.config.n_steps, n, 0), index, recompute=False)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Generate n images [n, C, H, W] in [-1, 1]."""

@@ -41,7 +41,7 @@ class LIF(neuron.LIFNode):
     - `native`: the same in C, tdBN included, on a CPU in float32; other types run as `scan` does;
     - `triton`: as `native` on a GPU, in Triton; float32, bfloat16 or float16 with the membrane in float32;
     - `torch`: SpikingJelly's own loop over single steps;
-    - `cupy`: SpikingJelly's CUDA kernels. float32; float16 where the threshold is not strict.
+    - `cupy`: SpikingJelly's CUDA kernels, in float32.
 
     Args:
         surrogate: step and its surrogate derivative; its `strict` says whether a membrane equal to the
@@ -211,11 +211,10 @@ class LIF(neuron.LIFNode):
         return LIFConstants(self.decay, self.v_threshold, box.strict, middle - box.width / 2, middle + box.width / 2)
 
     def _cupy(self, x_seq: Tensor) -> Tensor:
-        _check_cupy_input(x_seq, self.surrogate_function.strict)
-        dtype = "float" if x_seq.dtype == torch.float32 else "half2"
+        _check_cupy_input(x_seq)
         v_threshold, surrogate = self._cupy_threshold()
-        if self.forward_kernel is None or self.forward_kernel.dtype != dtype:
-            self.forward_kernel, self.backward_kernel = lif_kernels(surrogate, dtype)
+        if self.forward_kernel is None:
+            self.forward_kernel, self.backward_kernel = lif_kernels(surrogate)
         spikes, v_seq = cupy_kernels.LIFNodeATGF.apply(
             x_seq.flatten(1),
             self.v.flatten(),
@@ -239,8 +238,8 @@ class LIF(neuron.LIFNode):
         return above, self.surrogate_function.shifted(above - self.v_threshold)
 
 
-def lif_kernels(surrogate: Rectangular, dtype: str) -> tuple:
-    """SpikingJelly's forward and backward CUDA kernels of this LIF; dtype 'float' or 'half2'."""
+def lif_kernels(surrogate: Rectangular) -> tuple:
+    """SpikingJelly's forward and backward CUDA kernels of this LIF, in float32."""
 
     # The releases' own argument check uses numpy.int, which numpy 1.24 removed.
     class Forward(cupy_kernels.LIFNodeFPTTKernel):
@@ -251,9 +250,9 @@ def lif_kernels(surrogate: Rectangular, dtype: str) -> tuple:
         def check_ctypes(self, py_dict: dict) -> None:
             pass
 
-    forward = Forward(decay_input=False, hard_reset=True, dtype=dtype)
+    forward = Forward(decay_input=False, hard_reset=True, dtype="float")
     backward = Backward(
-        decay_input=False, surrogate_function=surrogate.cuda_codes, hard_reset=True, detach_reset=False, dtype=dtype
+        decay_input=False, surrogate_function=surrogate.cuda_codes, hard_reset=True, detach_reset=False, dtype="float"
     )
     return forward, backward
 
@@ -328,10 +327,10 @@ def _check_cupy() -> None:
         raise UserError("backend 'cupy' needs an NVIDIA GPU and its driver; on a CPU use backend 'scan' or 'torch'")
 
 
-def _check_cupy_input(x_seq: Tensor, strict: bool) -> None:
+def _check_cupy_input(x_seq: Tensor) -> None:
     if not x_seq.is_cuda:
         raise UserError("backend 'cupy' runs on CUDA tensors only; move the model and images with device='cuda'")
-    allowed = (torch.float32,) if strict else (torch.float32, torch.float16)
-    if x_seq.dtype not in allowed:
-        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
-        raise UserError(f"backend 'cupy' computes this neuron correctly in {names} only, not in {x_seq.dtype}")
+    if x_seq.dtype != torch.float32:
+        raise UserError(
+            f"backend 'cupy' computes in float32 only, not in {x_seq.dtype}; use backend 'triton' or 'scan'"
+        )

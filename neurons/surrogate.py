@@ -58,14 +58,14 @@ class Rectangular(nn.Module):
         return Rectangular(self.width, self.centre - threshold_shift, strict=False)
 
     def cuda_codes(self, y: str, x: str, dtype: str) -> str:
-        """CUDA statement `y = box(x)` for SpikingJelly's CuPy kernels; `y` already carries its type."""
+        """CUDA statement `y = box(x)` for SpikingJelly's CuPy kernels; `y` already carries its type.
+
+        Raises ValueError for another `dtype` than float, the only one that this project's kernels have.
+        """
+        if dtype != "float":
+            raise ValueError(f"this project's CuPy kernels compute in float, not {dtype}")
         centre, half, height = (f"{value!r}f" for value in (self.centre, self.width / 2, 1 / self.width))
-        if dtype == "float":
-            return f"{y} = fabsf({x} - ({centre})) < {half} ? {height} : 0.0f;"
-        if dtype == "half2":
-            centre, half, height = (f"__float2half2_rn({value})" for value in (centre, half, height))
-            return f"{y} = __hmul2(__hlt2(__habs2(__hsub2({x}, {centre})), {half}), {height});"
-        raise ValueError(f"SpikingJelly's CuPy kernels know float and half2, not {dtype}")
+        return f"{y} = fabsf({x} - ({centre})) < {half} ? {height} : 0.0f;"
 
     def extra_repr(self) -> str:
         return f"width={self.width}, centre={self.centre}, strict={self.strict}"

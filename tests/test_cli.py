@@ -1,5 +1,6 @@
 """Errors of the command line, in one line."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -96,6 +97,8 @@ def test_a_reader_who_has_seen_enough_is_no_error(flag: str) -> None:
     ("error", "phrase"),
     [
         (OSError(28, "No space left on device", "runs/x"), "No space left on device (runs/x); make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "data/x"), "error: Permission denied: data/x"),
+        (PermissionError(errno.EPERM, "Operation not permitted", "x"), "error: Operation not permitted: x"),
         (MemoryError(), "out of memory; smaller batches"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory; smaller batches"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out of memory"),
@@ -112,7 +115,14 @@ def test_a_shortage_is_one_line(error: Exception, phrase: str, capsys: pytest.Ca
         run_program(main, ["--debug"])
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes do not fit"),
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EPERM, "Operation not permitted"),  # of no file: not the user's to mend
+    ],
+)
 def test_other_errors_of_these_kinds_are_defects_and_keep_their_traceback(error: Exception) -> None:
     def main(_: list[str]) -> None:
         raise error

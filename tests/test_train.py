@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import train
@@ -42,8 +43,8 @@ BAD_INPUT = {
     "--n-steps 0": "--n-steps must be at least 1, got 0",
     "--epochs 0": "--epochs must be at least 1, got 0",
     "--latent-dim -5": "--latent-dim must be at least 1, got -5",
-    "--batch-size 0": "--batch-size must be at least 1, got 0",
-    "--batch-size 1": "--batch-size must be at least 2",
+    "--batch-size 0": "--batch-size must be at least 2, got 0",
+    "--batch-size 1": "--batch-size must be at least 2, got 1",
     "--batch-size 51": "--train-images 50 is less than one batch of 51",
     "--batch-size 1501 --train-images None": "--batch-size 1501 is more than the 1500 training images",
     "--batch-size 1501 --train-images None --no-drop-last": "--batch-size 1501 is more than",
@@ -54,8 +55,8 @@ BAD_INPUT = {
     "--lr nan": "--lr must be positive, got nan",
     "--lr inf": "--lr must be at most 1e+06",
     "--weight-decay -1": "--weight-decay must not be negative",
-    "--seed -1": "--seed must not be negative, got -1",
-    "--seed 99999999999999999999": "--seed must be below 2**32",
+    "--seed -1": "--seed must be at least 0 and below 2**32, got -1",
+    "--seed 99999999999999999999": "--seed must be at least 0 and below 2**32",
     "--device tpu": "unknown device 'tpu'; use cpu, cuda",
     "--device cuda:one": "unknown device 'cuda:one'",
     "--device meta": "device 'meta' is not supported; use cpu or cuda",
@@ -128,6 +129,22 @@ def test_missing_celeba(
 ) -> None:
     arguments = [*FLAGS, "--dataset", "celeba", "--data-dir", str(tmp_path), "--runs-dir", str(runs_dir), "--name", "x"]
     check_refused(arguments, runs_dir, "celeba", capsys, recwarn)
+
+
+def test_part_of_a_data_set_is_trained_on_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "celeba").mkdir()
+    for number in (1, 2, 182_638):  # two training images and a test image
+        Image.new("L", (89, 109), number % 200).save(tmp_path / "celeba" / f"{number:06d}.jpg")
+    size = ("--batch-size", "2", "--n-steps", "1", "--latent-dim", "4", "--epochs", "1", "--device", "cpu")
+    folders = ("--data-dir", str(tmp_path), "--runs-dir", str(tmp_path / "runs"))
+    arguments = ["--dataset", "celeba", *size, *folders]
+    assert run_program(train.main, arguments) == 2
+    expected = "celeba has 2 of 162,770 training images here: give --train-images 2 to train on these"
+    assert capsys.readouterr().err.splitlines() == [f"error: {expected}"]
+    assert not (tmp_path / "runs").exists()
+    assert run_program(train.main, [*arguments, "--train-images", "2"]) == 0
 
 
 @pytest.mark.parametrize("place", ["a-file", "a-file/below"])

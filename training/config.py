@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from data import DATASETS
-from errors import UserError, check_at_least, flag_of
+from errors import UserError, check_at_least, check_seed, flag_of
 from models import WIDTHS, ModelConfig
 from models.config import LARGEST
 from models.registry import model_type
@@ -83,7 +83,7 @@ class Config:
     drop_last: bool = True
     """leave out the last training batch of an epoch if it is not full"""
     train_images: int | None = None
-    """use the first so many training images; all of them if None"""
+    """use the first so many training images; all of them, none of which may be missing, if None"""
 
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = field(default=None, metadata=RUNTIME)
     """where the data sets are or go; $ESVAE_DATA_DIR or ./datasets if None"""
@@ -108,9 +108,9 @@ class Config:
     """write TensorBoard events beside metrics.csv"""
 
     def __post_init__(self) -> None:
-        check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        if self.batch_size < 2:
-            raise UserError("--batch-size must be at least 2: batch statistics and the MMD need a batch")
+        check_at_least(1, epochs=self.epochs)
+        check_at_least(2, batch_size=self.batch_size)  # batch statistics and the MMD need a batch
+        check_seed(self.seed)  # the order of an epoch has a seed a million times larger, and torch a limit
         if self.train_images is not None and self.train_images < self.batch_size:
             raise UserError(f"--train-images {self.train_images} is less than one batch of {self.batch_size}")
         n_train = DATASETS[self.dataset].n_train
@@ -121,7 +121,7 @@ class Config:
         for name in ("lr", "bottleneck_lr_factor"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{flag_of(name)} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "seed", "checkpoint_every"):
+        for name in ("weight_decay", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{flag_of(name)} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
@@ -129,8 +129,6 @@ class Config:
         for name in ("lr", "bottleneck_lr_factor", "weight_decay"):
             if getattr(self, name) > LARGEST:
                 raise UserError(f"{flag_of(name)} must be at most {LARGEST:g}, got {getattr(self, name)}")
-        if self.seed >= 2**32:  # the order of an epoch has a seed a million times larger, and torch a limit
-            raise UserError(f"--seed must be below 2**32, got {self.seed}")
         try:
             self.model_config()
         except UserError as error:

@@ -21,7 +21,7 @@ def evaluation_batch(images: Tensor) -> int:
 
 
 class ReconstructionTest:
-    """Mean squared error per pixel on the [-1, 1] scale, each image with the same weight; asked again for new weights.
+    """Mean squared error per value on the [-1, 1] scale, each image with the same weight; asked again for new weights.
 
     The posterior is sampled, as in training.
 

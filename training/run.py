@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from data import load_split, n_batches
+from data import DATASETS, load_split, n_batches
 from errors import UserError, reason_of
 from models import build_model
 from training.config import Config
@@ -51,12 +51,11 @@ def prepare(config: Config) -> Run:
     """Data, model and optimizer of a run that has not started; writes nothing to the run folder.
 
     Raises:
-        UserError: data that are not to be had, fewer images than a batch, or as `model_of`.
+        UserError: data that are not to be had or not whole, fewer images than a batch, or as `model_of`.
     """
     device = resolve_device(config.device)
     train = load_split(config.dataset, "train", config.data_dir, limit=config.train_images, device=device).images
-    if len(train) < config.batch_size:
-        raise UserError(f"--batch-size {config.batch_size} is more than the {len(train)} training images")
+    _check_training_images(len(train), config)
     test = load_split(config.dataset, "test", config.data_dir, device=device).images
     model, runtime = model_of(config, device)
     optimizer, noise = make_optimizer(model, config), stream(config, device, NOISE)
@@ -65,6 +64,18 @@ def prepare(config: Config) -> Run:
     step = make_training_step(model, optimizer, noise, config.batch_size, runtime)
     scoring = ReconstructionTest(model, test, records=runtime.records)
     return Run(config, config.run_dir, device, train, model, optimizer, noise, runtime, step, scoring)
+
+
+def _check_training_images(found: int, config: Config) -> None:
+    """UserError for part of a data set that would pass for the whole of it, or for fewer images than a batch."""
+    whole = DATASETS[config.dataset].n_train
+    if config.train_images is None and found != whole:
+        raise UserError(
+            f"{config.dataset} has {found:,} of {whole:,} training images here: give --train-images "
+            f"{min(found, whole)} to train on these"
+        )
+    if found < config.batch_size:
+        raise UserError(f"--batch-size {config.batch_size} is more than the {found} training images")
 
 
 def model_of(config: Config, device: torch.device) -> tuple[nn.Module, Runtime]:

@@ -1,3 +1,4 @@
+import pickle
 import urllib.request
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import DATASETS, is_at_hand, load_split
+from data import DATASETS, is_at_hand, load_split, sources
 from errors import UserError
 
 
@@ -128,6 +129,29 @@ def test_cifar_file_with_wrong_checksum_is_named(tmp_path: Path, monkeypatch: py
         (folder / name).write_bytes(b"something else")
     message = message_of("cifar10", "test", tmp_path)
     assert str(folder) in message and "checksum: data_batch_1, " in message
+
+
+def test_cifars_pixels_keep_their_place_and_their_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of a batch is 1,024 values of red, then of green, then of blue, each from the top left row by row."""
+    folder, rng = tmp_path / "cifar-10-batches-py", np.random.default_rng(0)
+    folder.mkdir()
+    rows = rng.integers(0, 256, (12, 3072), dtype=np.uint8)
+    labels = rng.integers(0, 10, 12).tolist()
+    names = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
+    for i, name in enumerate(names):
+        batch = {"data": rows[2 * i : 2 * i + 2], "labels": labels[2 * i : 2 * i + 2]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(k) for k in range(10)]}))
+    monkeypatch.setattr(sources, "EXPECTED_IMAGES", {"cifar10": {"train": 10, "test": 2}})
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+
+    train, test = (load_split("cifar10", split, tmp_path) for split in ("train", "test"))
+    images = torch.cat([train.images, test.images])
+    assert len(train.images) == 10 and images.shape == (12, 3, 32, 32)
+    assert torch.cat([train.labels, test.labels]).tolist() == labels
+    for n, c, y, x in [(0, 0, 0, 1), (0, 0, 1, 0), (3, 1, 5, 20), (9, 2, 31, 0), (11, 2, 30, 31)]:
+        assert images[n, c, y, x] == rows[n, c * 1024 + y * 32 + x]
+    assert images.flatten().tolist() == rows.flatten().tolist()
 
 
 def test_the_home_of_an_unknown_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,18 @@
 """FAD against a literal form of the released program's, its protocols, and what it refuses."""
 
 import copy
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import metrics.fad
 import metrics.reference
 from cli import run_program
 from data import load_split, to_unit_range
@@ -22,6 +26,7 @@ from metrics.fad import (
     measured_reference,
     measured_training_images,
     reference,
+    stored_reference,
     training_images,
 )
 from metrics.frechet import frechet_distance, statistics
@@ -47,6 +52,18 @@ def save_autoencoder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "autoencoder.safetensors"
 
     return save
+
+
+def published_autoencoder(channels: int, latent_dim: int) -> dict[str, Tensor]:
+    """Tensors in the authors' layout, of their MNIST network enlarged by repetition and zeros."""
+    tensors = torch.load(PUBLISHED / "mnist_64.pth", map_location="cpu", weights_only=True)
+    for name in ("encoder.0.0.weight", "final_layer.3.weight"):
+        tensors[name] = tensors[name].repeat(1, channels, 1, 1)
+    tensors["final_layer.3.bias"] = tensors["final_layer.3.bias"].repeat(channels)
+    for name in ("latent_layer.weight", "latent_layer.bias"):
+        tensors[name] = torch.cat([tensors[name]] * (latent_dim // 64))
+    tensors["decoder_input.weight"] = torch.cat([tensors["decoder_input.weight"]] * (latent_dim // 64), dim=1)
+    return tensors
 
 
 def literal_features(images: Tensor, batch: int) -> np.ndarray:
@@ -217,6 +234,59 @@ def test_reference_prints_what_it_compared(save_autoencoder: Callable, capsys: p
     assert out.count("1500 training images score") == 2
 
 
+def test_reference_passes_a_split_through_the_network_once(
+    save_autoencoder: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    passed, measure = [], metrics.fad.features
+    monkeypatch.setattr(metrics.fad, "features", lambda *args: passed.append(args[2]) or measure(*args))
+    file = save_autoencoder()
+    network = load_feature_network("digits", file)
+    assert run_program(metrics.reference.main, ["--dataset", "digits", "--fad-weights", str(file)]) == 0
+    assert passed == ["official", "official", "eval", "eval"]  # test and training split
+    out = capsys.readouterr().out
+    for protocol in ("official", "eval"):
+        real = measured_training_images(network, protocol, reference(network, protocol))
+        assert f"1500 training images score {real['value']:.4f}" in out
+
+
+def test_reference_writes_the_eval_statistics_and_the_scores_and_nothing_of_the_authors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = shutil.copytree(PUBLISHED, tmp_path / "fad_data")
+    before = {file.name: file.read_bytes() for file in stored.iterdir()}
+    for module in (metrics.fad, metrics.reference):
+        monkeypatch.setattr(module, "PUBLISHED", stored)
+    measured = {p: (torch.full((64,), i), i * torch.eye(64)) for i, p in ((2.0, "official"), (3.0, "eval"))}
+    monkeypatch.setattr(metrics.reference, "measured_reference", lambda _network, protocol, _folder: measured[protocol])
+    goals = {}
+
+    def score(_network: Any, protocol: str, goal: Any, _folder: Any) -> dict[str, Any]:
+        assert protocol not in goals  # measured once
+        goals[protocol] = goal
+        return {"value": len(goals), "n_images": 5120, "source": "measured"}
+
+    monkeypatch.setattr(metrics.reference, "measured_training_images", score)
+    assert run_program(metrics.reference.main, ["--dataset", "mnist", "--write"]) == 0
+
+    changed = {file.name for file in stored.iterdir() if before.pop(file.name, None) != file.read_bytes()}
+    assert changed == {"mnist_test_64_eval.npz", "training_images.json"} and not before
+    with np.load(stored / "mnist_test_64_eval.npz") as written:
+        assert np.array_equal(written["mu"], measured["eval"][0]) and np.array_equal(
+            written["sigma"], measured["eval"][1]
+        )
+    assert all(torch.equal(ours, goal) for ours, goal in zip(goals["eval"], measured["eval"], strict=True))
+    with np.load(stored / "mnist_test_64.npz") as authors:
+        assert np.array_equal(goals["official"][0], authors["mu"])
+    scores, old = (json.loads((f / "training_images.json").read_text()) for f in (stored, PUBLISHED))
+    assert scores["fashion_mnist"] == old["fashion_mnist"]
+    for value, protocol in enumerate(("official", "eval"), start=1):
+        entry = scores["mnist"][protocol]
+        assert (entry["value"], entry["n_images"]) == (value, 5120)
+        assert entry["source"].startswith(
+            "stored: measured by `python -m metrics.reference --dataset mnist --write` at"
+        )
+
+
 def test_reference_writes_nothing_of_other_weights(save_autoencoder: Callable, capsys: pytest.CaptureFixture) -> None:
     before = {file: file.stat().st_mtime_ns for file in PUBLISHED.iterdir()}
     arguments = ["--dataset", "digits", "--fad-weights", str(save_autoencoder()), "--write"]
@@ -252,4 +322,16 @@ def test_other_weights_in_the_authors_layout_are_ones_own(tmp_path: Path) -> Non
     tensors = torch.load(PUBLISHED / "mnist_64.pth", map_location="cpu", weights_only=True)
     tensors["latent_layer.bias"] += 1
     torch.save(tensors, tmp_path / "a.pth")
-    assert load_feature_network("mnist", tmp_path / "a.pth").origin == "own"
+    for dataset in ("mnist", "digits"):  # of the former the authors' file is known, for the latter they have none
+        network = load_feature_network(dataset, tmp_path / "a.pth")
+        assert network.origin == "own" and "own, nothing known of its training" in network.description
+        assert stored_reference(network, "official") is None
+
+
+def test_what_may_be_the_authors_weights_is_called_unchecked(tmp_path: Path) -> None:
+    """As for CIFAR-10, whose published weights are not here; their statistics are."""
+    torch.save(published_autoencoder(3, 128), tmp_path / "any.pth")
+    network = load_feature_network("cifar10", tmp_path / "any.pth")
+    assert "cifar10, taken for Kamata et al.'s by its format, unchecked (any.pth, sha256" in network.description
+    authors = np.load(PUBLISHED / "cifar10_test_128.npz")["mu"]
+    assert stored_reference(network, "official")[0].tolist() == authors.tolist()

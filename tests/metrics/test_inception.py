@@ -1,12 +1,17 @@
 """FID and IS without their weights: resizing, arithmetic, and a network of random weights.
 
-The networks are large: a few dozen images are all that a test can afford, and `allow_few` lets them be compared.
+The networks are large: a few dozen images are all that a test can afford, too few for `statistics`.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from email.message import Message
+from http.client import IncompleteRead
+from io import BytesIO
 from pathlib import Path
+from urllib.request import Request
 
 import numpy as np
 import pytest
@@ -16,7 +21,7 @@ from torch import Tensor, nn
 
 from data import load_split, to_unit_range
 from errors import UnavailableError, UserError
-from metrics import frechet_distance, statistics
+from metrics import frechet_distance, inception
 from metrics.inception import (
     FidMetric,
     features,
@@ -59,6 +64,10 @@ def network(weights: Path) -> nn.Module:
 @pytest.fixture
 def images() -> Tensor:
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def mean_and_covariance(values: Tensor) -> tuple[Tensor, Tensor]:
+    return values.mean(0), torch.cov(values.T)
 
 
 def bilinear(pixels: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -110,11 +119,39 @@ def test_a_set_is_nearer_to_its_other_half_than_to_other_data(network: nn.Module
     digits = to_unit_range(load_split("digits", "test").images[:16])
     noise = torch.rand(8, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     half, other_half, other_data = (
-        statistics(features(network, x.split(4), "paper"), allow_few=True) for x in (digits[:8], digits[8:], noise)
+        mean_and_covariance(features(network, x.split(4), "paper").double()) for x in (digits[:8], digits[8:], noise)
     )
     near, far = frechet_distance(*half, *other_half), frechet_distance(*half, *other_data)
     assert frechet_distance(*half, *half) < 1e-6 * near
     assert near < far / 3
+
+
+@pytest.mark.parametrize(
+    ("protocol", "resize", "how"),
+    [
+        ("paper", resize_paper, "floats, bicubic, clipped"),
+        ("standard", resize_standard, "uint8, TensorFlow-1 bilinear"),
+    ],
+)
+def test_fid_is_the_distance_of_the_features_of_resized_images(
+    protocol: str, resize: Callable[[Tensor], Tensor], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here for features that are means of thirds of an image, and few images."""
+
+    def thirds(x: Tensor) -> Tensor:
+        return torch.stack([part.mean((1, 2, 3)) for part in x.split([100, 100, 99], dim=2)], dim=1)
+
+    test = load_split("digits", "test", limit=20).images
+    monkeypatch.setattr(inception, "pooled_features", lambda _network, x: thirds(x))
+    monkeypatch.setattr(inception, "load_split", lambda name, split, *_, **__: load_split(name, split, limit=20))
+    images = 3 * torch.rand(10, 1, 32, 32, generator=torch.Generator().manual_seed(2)) - 1.5  # clipped, and rounded
+    metric = FidMetric.prepare(nn.Linear(1, 1), "digits", protocol, "test", 5000)
+    record = metric(images)
+    expected = [mean_and_covariance(thirds(resize(x)).double()) for x in (images, to_unit_range(test))]
+    assert record["value"] == pytest.approx(frechet_distance(*expected[0], *expected[1]), rel=1e-6)
+    assert record["value"] > 100
+    assert record["protocol"] == f"{protocol}: {how}, 299x299, 10 images where the protocol takes 5,000"
+    assert (record["n_images"], record["split"]) == (10, "test")
 
 
 def test_few_images_are_refused(network: nn.Module) -> None:
@@ -181,15 +218,69 @@ def test_the_papers_network_sees_0_to_255() -> None:
     assert seen == [(0, pytest.approx(255))] and metric.n_wanted == 2560
 
 
-def test_missing_weights_say_where_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError("no network in tests"), IncompleteRead(b"")], ids=repr)
+def test_missing_weights_say_where_to_get_them(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_args: object, **_options: object) -> None:
-        raise OSError("no network in tests")
+        raise error
 
-    monkeypatch.setattr(fidelity, "load_state_dict_from_url", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(UnavailableError, match=r"weights-inception-\S+\.pth and give it with --inception"):
         load_inception()
     with pytest.raises(UnavailableError, match=r"inception_v3_google-\w+\.pth and give it with --imagenet-inception"):
         load_imagenet_inception(None)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], list[str]]:
+    """Let torch-fidelity's URL lead to a file and end with the checksum of `promised`; gives what is downloaded."""
+
+    class Answer(BytesIO):
+        info = Message
+
+    def serve(file: Path, promised: Path) -> list[str]:
+        def open_url(request: Request) -> Answer:
+            asked.append(request.full_url)
+            return Answer(file.read_bytes())
+
+        asked: list[str] = []
+        checksum = hashlib.sha256(promised.read_bytes()).hexdigest()[:8]
+        monkeypatch.setattr(torch.hub, "urlopen", open_url)
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", f"https://example.org/a-b/weights-2015-{checksum}.pth")
+        return asked
+
+    return serve
+
+
+def test_the_weights_are_downloaded_once_and_again_where_a_part_of_them_is_there(
+    served: Callable, weights: Path, tmp_path: Path
+) -> None:
+    asked = served(weights, weights)
+    load_inception()
+    load_inception()
+    assert len(asked) == 1
+    (file,) = (tmp_path / "torch/hub/checkpoints").iterdir()
+    file.write_bytes(weights.read_bytes()[:1000])
+    load_inception()
+    assert len(asked) == 2 and file.read_bytes() == weights.read_bytes()
+
+
+def test_a_download_that_is_cut_or_another_file_is_not_kept(served: Callable, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:1000])
+    served(tmp_path / "cut.pth", weights)
+    with pytest.raises(UnavailableError, match=r"cannot be downloaded \(invalid hash value.*with --inception-weights"):
+        load_inception()
+    assert not list((tmp_path / "torch/hub/checkpoints").iterdir())
+
+
+def test_a_download_is_not_unpickled_either(served: Callable, tmp_path: Path) -> None:
+    torch.save({"fc.weight": print}, tmp_path / "intruder.pth")
+    served(tmp_path / "intruder.pth", tmp_path / "intruder.pth")
+    with pytest.raises(UserError, match="it holds other things than tensors and plain values"):
+        load_inception()
 
 
 @pytest.mark.parametrize("load", [load_inception, load_imagenet_inception])

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from cli import run_program
+from data import Split, sources
 from metrics import train_fad
 from metrics.fad import load_feature_network, training_images
 
@@ -63,6 +64,32 @@ def test_fewer_images_are_a_reduced_budget_too(tmp_path: Path, monkeypatch: pyte
 def test_fewer_images_than_the_recipes_batch_are_one_batch(tmp_path: Path) -> None:
     assert train(tmp_path, "--epochs", "1", "--train-images", "100") == 0
     assert pd.read_csv(tmp_path / "fad-digits" / "metrics.csv")["step"].tolist() == [1]
+
+
+def test_part_of_a_data_set_is_trained_on_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    whole = sources.digits("train")
+    monkeypatch.setattr(sources, "digits", lambda _: Split(whole.images[:100], whole.labels[:100]))
+    assert train(tmp_path, "--epochs", "1") == 2
+    assert "digits has 100 of 1,500 training images here: give --train-images 100" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert train(tmp_path, "--epochs", "1", "--train-images", "100") == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [((), ""), (("--train-images", "100"), " --train-images 100"), (("--seed", "7"), " --seed 7")],
+)
+def test_the_command_of_a_card_trains_the_same_network(
+    flags: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("metrics.fad", "metrics.train_fad"):
+        monkeypatch.setattr(f"{module}.OWN", tmp_path / "pretrained")
+    monkeypatch.setattr(train_fad, "_real_images", lambda *_: "not measured here")
+    assert train(tmp_path, "--epochs", "1", *flags, "--release") == 0
+    command = f"`python -m metrics.train_fad --dataset digits --epochs 1{told} --release`"
+    assert f"| command | {command} |" in (tmp_path / "pretrained" / "fad-digits.md").read_text()
 
 
 def test_no_epoch_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

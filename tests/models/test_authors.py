@@ -106,6 +106,16 @@ def test_every_published_weight_arrives_once(tmp_path: Path, model: str) -> None
     )
 
 
+def test_the_heads_of_an_ann_vae_are_not_mixed_up(tmp_path: Path) -> None:
+    """They have the same shape: exchanged, they would load."""
+    tensors = published("ann_vae", 32)
+    torch.save(tensors, tmp_path / "checkpoint.pth")
+    model = load_model(tmp_path / "checkpoint.pth")
+    for ours, theirs in ((model.to_mean, "fc_mu"), (model.to_log_variance, "fc_var")):
+        assert torch.equal(ours.weight, tensors[f"{theirs}.weight"])
+        assert torch.equal(ours.bias, tensors[f"{theirs}.bias"])
+
+
 def lif(current: Tensor) -> Tensor:
     """The released neuron: fires above 0.2, keeps a quarter of an unfired membrane."""
     v, spikes = torch.zeros_like(current[0]), []

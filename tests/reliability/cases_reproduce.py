@@ -133,7 +133,7 @@ METRICS_CASES = [
         "holds another run",
         lambda: os.rename("runs/finished", "runs/fad-digits"),
     ),
-    Case("train_fad: a seed below 0", "metrics.train_fad --dataset digits --seed -1", "--seed must not be negative"),
+    Case("train_fad: a seed below 0", "metrics.train_fad --dataset digits --seed -1", "--seed must be at least 0"),
     Case(
         "train_fad: nowhere to write",
         "metrics.train_fad --dataset digits --runs-dir images.npz",
