@@ -13,7 +13,7 @@ from analysis.formats import as_text
 from analysis.subjects import Subject, load_subjects
 from cli import parse_arguments
 from data import load_split
-from errors import check_at_least, check_seed
+from errors import UserError, check_at_least, check_seed, flag_of
 from training.config import Backend, Dataset
 from training.device import describe_backend, keep_freed_memory
 
@@ -70,6 +70,11 @@ class Experiment:
         own = [field.name for field in fields(self) if field.name not in shared]
         return {name: getattr(self, name) for name in ("seed", *own)}
 
+    def changed_settings(self) -> list[str]:
+        """Those of `settings` that are not the defaults, by name."""
+        defaults = type(self)().settings()
+        return [name for name, value in self.settings().items() if value != defaults[name]]
+
     def file_name(self, subjects: list[Subject]) -> str:
         """Of its result, without a suffix."""
         return f"{self.name}-{subjects[0].dataset}"
@@ -78,11 +83,15 @@ class Experiment:
 def experiment_main(kind: type[Experiment], description: str | None) -> Callable[[list[str]], None]:
     """The `main` of an experiment's module, for `cli.run_program`: parse, measure, print, write.
 
-    A result is replaced by one of models of the same names with the same settings, and by no other.
+    What is in `RESULTS` was measured by the default settings, so that nobody need look which they were. A result is
+    replaced by one of models of the same names with the same settings, and by no other.
     """
 
     def main(argv: list[str]) -> None:
         experiment = parse_arguments(kind, argv, description)
+        if experiment.out == RESULTS and (changed := experiment.changed_settings()):
+            flags = ", ".join(flag_of(name) for name in changed)
+            raise UserError(f"{RESULTS} is for results by the default settings: give --out FOLDER beside {flags}")
         keep_freed_memory()
         subjects = experiment.load_subjects()
         name = experiment.file_name(subjects)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from IPython.display import Image, display
@@ -78,16 +77,10 @@ def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, 
     if not {s.describe()["sha256"] for s in subjects} <= {s["sha256"] for s in record["subjects"]}:
         print(f"measuring now: {RESULTS}/{name}.json is of other weights")
         return None
-    if other := other_settings(record, _asked_for(experiment)):
+    if other := other_settings(record, experiment.settings()):
         print(f"measuring now: {RESULTS}/{name}.json has another {', '.join(other)}")
         return None
     return record, table, stored_pictures(RESULTS, name)
-
-
-def _asked_for(experiment: Experiment) -> dict[str, Any]:
-    """The settings that are no defaults: what is on file may have a smaller budget, and says so."""
-    defaults = type(experiment)().settings()
-    return {key: value for key, value in experiment.settings().items() if value != defaults[key]}
 
 
 def _measured(experiment: Experiment, subjects: list[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]]:

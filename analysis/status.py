@@ -85,8 +85,8 @@ def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places
 
 
 def _log_is_of(folder: Path, kind: str) -> bool:
-    """Whether the last epochs in a run's log were trained on such a device."""
-    return device_types(read_record(folder)["starts"][-1]["hardware"]) == {kind}
+    """Whether a run was trained on such a device alone: of which start an epoch in its log is, the log does not say."""
+    return set().union(*(device_types(start["hardware"]) for start in read_record(folder)["starts"])) == {kind}
 
 
 def _log(row: Row, places: Places) -> list[dict[str, str]]:

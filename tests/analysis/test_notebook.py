@@ -11,7 +11,6 @@ from analysis import notebook
 from analysis.experiment_result import write_result
 from analysis.latent_raster import LatentRaster
 from analysis.notebook import best_checkpoints, show, show_evaluation
-from analysis.time_shuffle import TimeShuffle
 from models import load_model, save_model
 
 
@@ -88,19 +87,6 @@ def test_a_setting_that_is_asked_for_is_measured(stored: LatentRaster, capsys) -
     show(replace(stored, seed=7), rerun=False)
     shown = capsys.readouterr().out
     assert "has another seed" in shown and "123.5" not in shown
-
-
-def test_a_smaller_budget_on_file_is_shown_where_none_is_asked_for(
-    small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    monkeypatch.setattr(notebook, "RESULTS", tmp_path)
-    small = TimeShuffle(checkpoint=(small_models["esvae"],), n_images=5, n_shuffles=2, device="cpu")
-    subjects = small.load_subjects()
-    write_result(tmp_path, small.file_name(subjects), small.measure(subjects))
-    show(replace(small, n_shuffles=TimeShuffle.n_shuffles), rerun=False)
-    assert "2 shuffles" in capsys.readouterr().out
-    show(replace(small, n_shuffles=3), rerun=False)
-    assert "3 shuffles" in capsys.readouterr().out
 
 
 def test_numbers_on_file_are_the_released_models_alone(

@@ -45,12 +45,13 @@ def line(plan, places: Places) -> dict:
     return status_table(plan, places, "cpu").iloc[0].to_dict()
 
 
-def write_log(places: Places, epochs: int, hardware: str = "a processor, 1 of 2 cores") -> None:
+def write_log(places: Places, epochs: int, *hardware: str) -> None:
     folder = places.runs / "a"
     folder.mkdir(parents=True)
     rows = [f"{epoch},{0.1},{25.0}" for epoch in range(1, epochs + 1)]
     (folder / "metrics.csv").write_text("\n".join(["epoch,train_loss,images_per_second", *rows]) + "\n")
-    (folder / "config.json").write_text(json.dumps({"config": {}, "starts": [{"hardware": hardware}]}))
+    starts = [{"hardware": name} for name in hardware or ("a processor, 1 of 2 cores",)]
+    (folder / "config.json").write_text(json.dumps({"config": {}, "starts": starts}))
 
 
 def write_result(places: Places, **record) -> None:
@@ -110,8 +111,9 @@ def test_a_row_half_way_is_partial_and_estimated_at_its_own_speed(plan, places) 
     assert found["hours left"] == round(3 * 1500 / 25 / 3600, 2)
 
 
-def test_a_row_half_way_on_another_kind_of_device_is_estimated_at_the_speed_of_this_one(plan, places) -> None:
-    write_log(places, epochs=1, hardware="NVIDIA H100 80GB HBM3")
+@pytest.mark.parametrize("then", [(), ("a processor, 1 of 2 cores",)])
+def test_a_row_half_way_on_another_kind_of_device_is_estimated_at_the_speed_of_this_one(plan, places, then) -> None:
+    write_log(places, 1, "NVIDIA H100 80GB HBM3", *then)
     assert line(plan, places)["hours left"] == round(3 * 1500 / 50 / 3600, 2)
 
 
