@@ -80,7 +80,10 @@ def _check_budget(epochs: int | None, rows: tuple[Row, ...]) -> None:
     """UserError where a reduced budget is no reduced one."""
     for row in rows:
         if epochs is not None and epochs > row.epochs:
-            raise UserError(f"--epochs {epochs} is more than the {row.epochs} of {row.name}; name rows that have more")
+            raise UserError(
+                f"--epochs {epochs} is more than the {row.epochs} of {row.name}: it makes reduced runs, whole budgets "
+                "stand in experiments.toml"
+            )
 
 
 def _evaluate(arguments: Arguments, plan: Plan, places: Places) -> None:
