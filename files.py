@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one, and reading files that may be anything."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -18,6 +19,11 @@ import torch
 from errors import DamagedError, UserError
 
 HALF_WRITTEN_SECONDS = 3600  # after which nobody is writing a file any more
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file's content, 64 hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

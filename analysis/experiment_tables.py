@@ -11,19 +11,7 @@ from analysis.experiment_result import read_experiment
 from analysis.published import DATASET_NAMES, published
 from analysis.row_results import read_result
 from analysis.rows import Places, Plan, Row
-from analysis.subjects import MODEL_NAMES
-from analysis.table_lines import (
-    NOT_RUN,
-    Goals,
-    Line,
-    by_model,
-    frame,
-    origins,
-    our_line,
-    over_seeds,
-    published_line,
-    recipe_key,
-)
+from analysis.table_lines import NOT_RUN, Line, frame, goal_of, origins, our_line, over_seeds, published_line
 from training.config import scheduled_epochs
 
 
@@ -93,11 +81,10 @@ def experiment_table(table: ExperimentTable, plan: Plan, places: Places) -> pd.D
         UserError: a damaged result.
     """
     paper = published(table.name)
-    goals = by_model(paper)
-    ours = [line for dataset in DATASET_NAMES for line in _our_lines(table, dataset, plan, places, goals)]
+    ours = [line for dataset in DATASET_NAMES for line in _our_lines(table, dataset, plan, places, paper)]
     lines = [published_line(row, "paper", _paper_numbers(table, row)) for row in paper.to_dict("records")] + ours
     measured = {(line["dataset"], line["model"]) for line in ours}
-    missing = [key for key in goals if key not in measured]
+    missing = [key for key in zip(paper["dataset"], paper["model"], strict=True) if key not in measured]
     lines += [{"dataset": dataset, "model": model, "origin": "ours", "status": NOT_RUN} for dataset, model in missing]
     return frame(lines, table.columns)
 
@@ -106,23 +93,23 @@ def _paper_numbers(table: ExperimentTable, row: Mapping[str, Any]) -> dict[str, 
     return {name: row[column.paper] for name, column in table.columns.items() if column.paper}
 
 
-def _our_lines(table: ExperimentTable, dataset: str, plan: Plan, places: Places, goals: Goals) -> list[Line]:
+def _our_lines(table: ExperimentTable, dataset: str, plan: Plan, places: Places, paper: pd.DataFrame) -> list[Line]:
     """One line a recipe and budget."""
     folder, name = places.results / "analysis", f"{table.experiment}-{dataset}"
     if not (folder / f"{name}.json").exists():
         return []
     record, numbers = read_experiment(folder, name)
-    planned = Counter(recipe_key(row) for row in plan.rows)
+    planned = Counter(row.recipe_key for row in plan.rows)
     groups: dict[tuple[str, int, int | None, int | None, bool], list[tuple[Row, pd.DataFrame]]] = {}
     for subject in record["subjects"]:
         row, epochs = _row(subject, plan), subject["epochs"]
-        n_planned = planned[recipe_key(row)]
+        n_planned = planned[row.recipe_key]
         scheduled = None if epochs is None else scheduled_epochs(subject["config"] or {}, epochs)
         is_replaced = _is_replaced(row, subject["sha256"], places)
         mine = numbers[numbers["model"] == subject["label"]]
-        groups.setdefault((recipe_key(row), n_planned, epochs, scheduled, is_replaced), []).append((row, mine))
+        groups.setdefault((row.recipe_key, n_planned, epochs, scheduled, is_replaced), []).append((row, mine))
     origin = origins([record["hardware"]], [record["protocol"]])
-    return [_our_line(table, found, *budget, goals) | origin for (_, *budget), found in groups.items()]
+    return [_our_line(table, found, *budget, paper) | origin for (_, *budget), found in groups.items()]
 
 
 def _row(subject: Mapping[str, Any], plan: Plan) -> Row:
@@ -159,13 +146,12 @@ def _our_line(
     epochs: int | None,
     scheduled: int | None,
     is_replaced: bool,
-    goals: Goals,
+    paper: pd.DataFrame,
 ) -> Line:
     """Numbers of weights that are replaced by now say so, and stand beside no published ones."""
-    row, model = found[0][0], MODEL_NAMES[found[0][0].model]
-    line = our_line(model, [row for row, _ in found], max(n_planned, len(found)), "done", epochs, scheduled)
+    line = our_line([row for row, _ in found], max(n_planned, len(found)), "done", epochs, scheduled)
     line["recipe"] += "; weights that are replaced by now" if is_replaced else ""
-    goal = goals.get((row.dataset, model), {}) if row.is_comparable and not is_replaced else {}
+    goal = {} if is_replaced else goal_of(found[0][0], paper)
     for name, column in table.columns.items():
         where, what = column.rows
         parts = [mine[mine[where] == what][column.number] for _, mine in found]

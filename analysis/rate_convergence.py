@@ -37,10 +37,9 @@ def convergence_table(plan: Plan, places: Places) -> str:
 
 def _records(plan: Plan, places: Places, dataset: str) -> Iterator[tuple[str, Epochs]]:
     """The rates that long runs on a data set recorded, by name."""
-    for row in plan.rows:
+    for row in (row for row in plan.rows if row.dataset == dataset and row.recipe == "paper"):
         file, result = places.results / f"{row.name}-{RATES_FILE}", read_result(row, places)
-        is_meant = row.dataset == dataset and row.recipe == "paper" and file.exists()
-        if is_meant and result and result["epochs"] >= max(GOALS):
+        if file.exists() and result and result["epochs"] >= max(GOALS):
             n_steps = (Config().to_dict() | result["config"])["n_steps"]
             yield row.name, read_rates(file, n_steps, result["epochs"])
 

@@ -1,6 +1,5 @@
 """What a trained row leaves behind: weights, their card, the result, pictures; all numbers are the released file's."""
 
-import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -15,7 +14,7 @@ from analysis.generation import FAD_PROTOCOLS
 from analysis.row_results import is_done, is_of, read_result
 from analysis.rows import Places, Row
 from errors import UserError
-from files import write_atomically, write_json
+from files import sha256_of, write_atomically, write_json
 from metrics import MEAN_IMAGE
 from models import load_model, read_metadata, save_model
 from provenance import card_lines, combine, device_types, in_turn
@@ -110,7 +109,7 @@ def _write(row: Row, record: dict[str, Any], pictures: dict[str, Tensor], places
         "name": row.name,
         "status": "done",
         "checkpoint": weights.name,
-        "checkpoint_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "checkpoint_sha256": sha256_of(weights),
         "budget": budget(row, record),
         "command": _command(row, record),
         "fingerprint": fingerprint(weights),

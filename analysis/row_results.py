@@ -1,6 +1,5 @@
 """The results of rows: results/<row>.json, read and checked."""
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from analysis.comparison import EVERY_METRIC
 from analysis.rows import Places, Row
 from errors import UserError
+from files import sha256_of
 from metrics import MEAN_IMAGE
 
 
@@ -40,7 +40,7 @@ def is_done(row: Row, places: Places) -> bool:
 
 def is_of(record: dict[str, Any], weights: Path) -> bool:
     """Whether a result's numbers are those of a file of weights; not where either is missing."""
-    return weights.is_file() and record.get("checkpoint_sha256") == hashlib.sha256(weights.read_bytes()).hexdigest()
+    return weights.is_file() and record.get("checkpoint_sha256") == sha256_of(weights)
 
 
 def _check_done(record: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """The rows of experiments.toml."""
 
+import json
 import re
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -51,6 +52,12 @@ class Row:
         config = replace(config, **self.overrides, **runtime)
         reduced = config.schedule_needs_epochs and config.epochs != self.epochs
         return replace(config, name=f"{self.name}-of-{config.epochs}-epochs" if reduced else self.name)
+
+    @property
+    def recipe_key(self) -> str:
+        """The same for rows that differ in name, seed and what they feed alone."""
+        recipe = {key: value for key, value in asdict(self).items() if key not in ("name", "seed", "feeds")}
+        return json.dumps(recipe, sort_keys=True)
 
     @property
     def is_comparable(self) -> bool:

@@ -9,19 +9,7 @@ from analysis.comparison import COLUMNS, OWN_FAD, compared
 from analysis.published import TABLE1_METRICS, published
 from analysis.row_results import read_result
 from analysis.rows import Places, Plan, Row
-from analysis.subjects import MODEL_NAMES
-from analysis.table_lines import (
-    NOT_RUN,
-    Goals,
-    Line,
-    by_model,
-    frame,
-    origins,
-    our_line,
-    over_seeds,
-    published_line,
-    recipe_key,
-)
+from analysis.table_lines import NOT_RUN, Line, frame, goal_of, origins, our_line, over_seeds, published_line
 from errors import UserError
 from training.config import scheduled_epochs
 
@@ -48,7 +36,7 @@ def table1(plan: Plan, places: Places) -> pd.DataFrame:
     paper = published("table1")
     lines = [published_line(row, "paper", _numbers(row)) for row in paper.to_dict("records")]
     for rows in _by_recipe(plan.rows):
-        lines += _our_lines(rows, [read_result(row, places) for row in rows], by_model(paper))
+        lines += _our_lines(rows, [read_result(row, places) for row in rows], paper)
     lines += [published_line(row, "newer", _numbers(row)) for row in published("newer").to_dict("records")]
     return frame(lines, COLUMNS)
 
@@ -60,18 +48,18 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 def _by_recipe(rows: Sequence[Row]) -> list[list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(recipe_key(row), []).append(row)
+        groups.setdefault(row.recipe_key, []).append(row)
     return list(groups.values())
 
 
-def _our_lines(rows: Sequence[Row], results: Sequence[Record | None], goals: Goals) -> list[Line]:
+def _our_lines(rows: Sequence[Row], results: Sequence[Record | None], paper: pd.DataFrame) -> list[Line]:
     """One line for each budget that seeds have reached, one for the failed, one if nothing was run."""
     groups: dict[Budget, Found] = {}
     for row, record in zip(rows, results, strict=True):
         groups.setdefault(_budget(record), []).append((row, record or {}))
     if len(groups) > 1:
         groups.pop(NO_BUDGET, None)  # seeds still to come show in "1 of 3"
-    return [_our_line(*budget, found, len(rows), goals) for budget, found in groups.items()]
+    return [_our_line(*budget, found, len(rows), paper) for budget, found in groups.items()]
 
 
 def _budget(record: Record | None) -> Budget:
@@ -82,26 +70,26 @@ def _budget(record: Record | None) -> Budget:
     return record["status"], record["epochs"], scheduled
 
 
-def _our_line(status: str, epochs: int, scheduled: int | None, found: Found, n_planned: int, goals: Goals) -> Line:
-    row, model = found[0][0], MODEL_NAMES[found[0][0].model]
-    line = our_line(model, [row for row, _ in found], n_planned, status, epochs, scheduled)
+def _our_line(
+    status: str, epochs: int, scheduled: int | None, found: Found, n_planned: int, paper: pd.DataFrame
+) -> Line:
+    line = our_line([row for row, _ in found], n_planned, status, epochs, scheduled)
     if status == "failed":
         errors = dict.fromkeys(record["error"] for _, record in found)
         line["recipe"] += f"; failed: {'; '.join(errors)}"
     if status == "done":
-        goal = goals.get((row.dataset, model), {}) if row.is_comparable else {}
-        line |= _measured([record for _, record in found], goal)
+        line |= _measured([record for _, record in found], goal_of(found[0][0], paper))
     return line
 
 
-def _measured(records: Sequence[Record], goals: Mapping[str, float]) -> Line:
+def _measured(records: Sequence[Record], goal: Mapping[str, float]) -> Line:
     """Each metric over seeds, where it was trained, by which protocols."""
     line: Line = {}
     protocols = []
     for column in COLUMNS:
         numbers = [compared(record)[column] for record in records if column in compared(record)]
         if numbers:
-            line |= over_seeds(column, [n["value"] for n in numbers], goals.get(column, float("nan")))
+            line |= over_seeds(column, [n["value"] for n in numbers], goal.get(column, float("nan")))
             protocols.append(_protocol(column, numbers, records))
     return line | origins([record["trained"]["hardware"] for record in records], protocols)
 

@@ -38,11 +38,10 @@ def _not_run_note(lines: pd.DataFrame) -> list[str]:
 def _protocol_notes(table: pd.DataFrame) -> list[str]:
     """Each protocol once, with the data sets that it was used on where it was not used on all."""
     ours = table[table["origin"] == "ours"].dropna(subset=["protocol"])
-    datasets: dict[str, list[str]] = {}
-    for dataset, joined in ours[["dataset", "protocol"]].drop_duplicates().itertuples(index=False):
+    datasets: dict[str, dict[str, None]] = {}  # names in order, each once
+    for dataset, joined in zip(ours["dataset"], ours["protocol"], strict=True):
         for protocol in joined.split(PROTOCOLS_JOINED_BY):
-            known = datasets.setdefault(protocol, [])
-            known += [DATASET_NAMES[dataset]] if DATASET_NAMES[dataset] not in known else []
+            datasets.setdefault(protocol, {})[DATASET_NAMES[dataset]] = None
     everywhere = ours["dataset"].nunique()
     notes = [f"- {p}" + (f" ({', '.join(d)})" if len(d) < everywhere else "") for p, d in datasets.items()]
     return ["\n".join(["Ours by these protocols:", "", *notes, ""])] if notes else []

@@ -4,18 +4,16 @@ A line of ours stands for runs that differ in nothing but their seed. Runs of on
 or had another schedule are lines of their own: no mean mixes budgets.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
 from analysis.published import DATASET_NAMES, MODELS
 from analysis.rows import Row
+from analysis.subjects import MODEL_NAMES
 
 Line = dict[str, Any]
-Goals = Mapping[tuple[str, str], Line]  # published rows by data set and model
 
 LABELS = (
     *("dataset", "model", "origin", "status", "runs", "recipe", "variant"),
@@ -46,27 +44,19 @@ def _place(line: Line) -> tuple[int, int, bool]:
     return list(DATASET_NAMES).index(line["dataset"]), model, line["origin"] == "ours"
 
 
-def recipe_key(row: Row) -> str:
-    """The same for rows that differ in name, seed and what they feed alone."""
-    recipe = {key: value for key, value in asdict(row).items() if key not in ("name", "seed", "feeds")}
-    return json.dumps(recipe, sort_keys=True)
-
-
 def published_line(row: Mapping[str, Any], origin: str, numbers: Mapping[str, float]) -> Line:
     """A line of somebody else's; `row` has dataset, model and source."""
     known = {"dataset": row["dataset"], "model": row["model"], "origin": origin, "status": "published"}
     return known | {"recipe": row["source"], "protocol": row.get("protocol")} | dict(numbers)
 
 
-def our_line(
-    model: str, rows: Sequence[Row], n_planned: int, status: str, epochs: int, scheduled: int | None = None
-) -> Line:
+def our_line(rows: Sequence[Row], n_planned: int, status: str, epochs: int, scheduled: int | None = None) -> Line:
     """The labels of a line of ours; `scheduled` are the epochs that its schedule was laid out for."""
     row = rows[0]
     schedule = "" if scheduled in (None, epochs) else f", by the schedule of {scheduled} epochs"
     return {
         "dataset": row.dataset,
-        "model": model,
+        "model": MODEL_NAMES[row.model],
         "origin": "ours",
         "status": status,
         "runs": ", ".join(row.name for row in rows),
@@ -80,9 +70,10 @@ def our_line(
     }
 
 
-def by_model(paper: pd.DataFrame) -> Goals:
-    """A published table's rows by data set and model."""
-    return {(row["dataset"], row["model"]): row for row in paper.to_dict("records")}
+def goal_of(row: Row, paper: pd.DataFrame) -> Line:
+    """The row of a published table that a run's numbers compare with; an empty one if there is none."""
+    same = (paper["dataset"] == row.dataset) & (paper["model"] == MODEL_NAMES[row.model])
+    return next(iter(paper[same & row.is_comparable].to_dict("records")), {})
 
 
 def over_seeds(column: str, values: Sequence[float], goal: float = float("nan")) -> Line:

@@ -13,7 +13,6 @@ References:
 """
 
 import copy
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from data import DATASETS, batches, is_at_hand, load_split
 from errors import UnavailableError, UserError
+from files import sha256_of
 from metrics.frechet import frechet_distance, statistics
 from models import Autoencoder, load_model, read_metadata
 from models.authors import SUFFIXES
@@ -74,7 +74,7 @@ class FeatureNetwork:
     @property
     def description(self) -> str:
         """What a reader must know to compare numbers."""
-        digest = hashlib.sha256(self.file.read_bytes()).hexdigest()[:12]
+        digest = sha256_of(self.file)[:12]
         by_format = "taken for Kamata et al.'s by its format, unchecked"
         kind = {"own": f"own, {_budget(self.run)}", "unchecked": by_format}.get(self.origin, "by Kamata et al.")
         note = ", FAD compares only with that of the same file" if self.origin == "own" else ""

@@ -15,7 +15,6 @@ References:
     github.com/QgZhan/ESVAE, metrics/clean_fid.py and metrics/inception_score.py (2023-11).
 """
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from torch.nn import functional as F
 
 from data import batches, load_split, to_uint8
 from errors import UnavailableError, UserError, reason_of
-from files import read_torch_file
+from files import read_torch_file, sha256_of
 from metrics.frechet import frechet_distance, statistics
 
 SIZE = 299
@@ -104,7 +103,7 @@ def _downloaded() -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
     checksum = file.stem.rpartition("-")[2]
     try:
-        if not (file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest().startswith(checksum)):
+        if not (file.is_file() and sha256_of(file).startswith(checksum)):
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL, str(file), checksum, progress=sys.stderr.isatty())
     except (OSError, HTTPException, RuntimeError) as error:  # the last is for another checksum

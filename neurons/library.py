@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from files import replaced
+from files import replaced, sha256_of
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "spike_convolution.c"))
 HEADERS = (Path(__file__).with_name("threads.h"),)
@@ -92,13 +92,9 @@ def _built(command: Sequence[str], libraries: Sequence[str]) -> ctypes.CDLL:
 def _is_whole(path: Path) -> bool:
     """Whether the library is as it was built: loading one that was cut short ends the process with SIGBUS."""
     try:
-        return _checksum(path) == _checksum_file(path).read_bytes()
+        return sha256_of(path).encode() == _checksum_file(path).read_bytes()
     except OSError:  # not built yet
         return False
-
-
-def _checksum(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).hexdigest().encode()
 
 
 def _checksum_file(path: Path) -> Path:
@@ -154,7 +150,7 @@ def _build(command: Sequence[str], libraries: Sequence[str], path: Path) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as temporary, replaced(_checksum_file(path)) as checksum:
             _run([*command, *map(str, SOURCES), "-o", str(temporary), *libraries])
-            checksum.write_bytes(_checksum(temporary))
+            checksum.write_bytes(sha256_of(temporary).encode())
     except OSError as error:
         raise NativeUnavailable(f"cannot write to {path.parent}: {error.strerror}") from error
 
