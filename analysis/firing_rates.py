@@ -10,9 +10,7 @@ recorded firing_rates.csv, firing_rates-<data set>-epochs.png, .pdf (Fig. 7).
 """
 
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,16 +22,14 @@ from tqdm import tqdm
 from analysis.drawing import new_figure, styled
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
+from analysis.latents import STAGES, latents
 from analysis.rate_histograms import SamplingRange, StageRates, intersection, mean_range, stage_rates, wasserstein
 from analysis.rate_log import draw_epochs, read_rate_log
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
 from data import batches
 from errors import UserError
-from training.run import stream_seed
 
-BATCH = 64
-STAGES = ("training", "generation")
 COLORS = {"training": "#0072B2", "generation": "#E69F00"}
 PANELS = {
     "pooled": "rates of all images and units",
@@ -95,26 +91,9 @@ class FiringRates(Experiment):
         )
 
 
-@torch.no_grad()
 def measure_rates(subject: Subject, images: Tensor, seed: int) -> Rates:
     """A model's rates over images uint8 [N, C, H, W], and over as many draws from its prior."""
-    return {stage: stage_rates(latents) for stage, latents in _latents(subject, images, seed).items()}
-
-
-def _latents(subject: Subject, images: Tensor, seed: int) -> dict[str, Iterator[Tensor]]:
-    """Batches of z [T, n, D] by stage, drawn as they are asked for."""
-    model, generators = subject.model, [subject.generator(stream_seed(seed, k)) for k in range(1, len(STAGES) + 1)]
-    n_batches = -(-len(images) // BATCH)
-
-    def watched(parts: Iterator[Any], stage: str) -> Iterator[Any]:
-        return tqdm(parts, f"{subject.label}, {stage}", n_batches, leave=False, disable=None)
-
-    posterior = watched(batches(images, BATCH), STAGES[0])
-    prior = watched((len(part) for part in images.split(BATCH)), STAGES[1])
-    return {
-        STAGES[0]: (model.sample_posterior(model.encode(x), generators[0]) for x in posterior),
-        STAGES[1]: (model.sample_latent(n, generators[1]) for n in prior),
-    }
+    return {stage: stage_rates(latents(subject, images, stage, seed)) for stage in STAGES}
 
 
 @torch.no_grad()

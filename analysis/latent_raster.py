@@ -9,7 +9,7 @@ Writes latent_raster-<data set>.json, .csv, .png, .pdf.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,17 +17,13 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from analysis.drawing import new_figure, styled, subject_colors
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
+from analysis.latents import STAGES, latents
 from analysis.subjects import Subject, part_of_test_split
 from cli import run_program
-from data import to_unit_range
-from training.evaluation import evaluation_batch
-
-STAGES = ("training", "generation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +50,6 @@ class LatentRaster(Experiment):
             "from the prior. never, always, sometimes: share of pairs of image and latent unit with spikes at no step, "
             "at all T, at some; units_never, units_always: share of latent units that do so for all images"
         )
-
-
-@torch.no_grad()
-def latents(subject: Subject, images: Tensor, stage: str, seed: int) -> Iterator[Tensor]:
-    """z [T, batch, D] in batches, as many as there are images (uint8 [N, C, H, W]), at `training` or `generation`."""
-    generator = subject.generator(seed)
-    parts = images.split(evaluation_batch(images))
-    for part in tqdm(parts, f"{subject.label}, {stage}", unit="batch", disable=None, leave=False):
-        if stage == "training":
-            yield subject.model(to_unit_range(part), generator=generator).z
-        else:
-            yield subject.model.sample_latent(len(part), generator)
 
 
 def extremes(z_batches: Iterable[Tensor]) -> dict[str, float]:

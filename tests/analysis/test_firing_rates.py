@@ -10,7 +10,8 @@ import torch
 
 from analysis.experiment import experiment_main
 from analysis.experiment_result import read_experiment
-from analysis.firing_rates import PANELS, STAGES, FiringRates, measure_rates, sampling_range
+from analysis.firing_rates import PANELS, FiringRates, measure_rates, sampling_range
+from analysis.latents import STAGES
 from analysis.rate_histograms import intersection, mean_range, rate_histograms, stage_rates, wasserstein
 from analysis.rate_log import find_rate_log, read_rate_log
 from analysis.subjects import Subject, load_subjects

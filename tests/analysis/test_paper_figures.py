@@ -16,7 +16,8 @@ from analysis.drawing import subject_colors
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import read_experiment, write_experiment
 from analysis.image_grids import ImageGrids
-from analysis.latent_raster import LatentRaster, extremes, latents
+from analysis.latent_raster import LatentRaster, extremes
+from analysis.latents import latents
 from analysis.noise_robustness import NoiseRobustness
 from analysis.published import PAPER
 from analysis.subjects import Subject, load_subjects, part_of_test_split
@@ -24,6 +25,7 @@ from analysis.time_shuffle import TimeShuffle, paper_rows
 from cli import run_program
 from data import load_split, to_unit_range
 from errors import UserError
+from training.run import stream_seed
 
 DIGITS = Path(__file__).parents[2] / "pretrained" / "esvae-digits.safetensors"
 FILES = {
@@ -145,10 +147,11 @@ def test_noise_hurts_and_none_does_not(flags: tuple[str, ...], tmp_path: Path) -
 def test_the_raster_shows_a_posterior_draw_and_a_prior_draw() -> None:
     trained = load_subjects([DIGITS], device="cpu")[0]
     images = load_split("digits", "test").images[:20]
+    model, generators = trained.model, [trained.generator(stream_seed(0, stage)) for stage in (1, 2)]
     with torch.no_grad():
         expected = {
-            "training": trained.model(to_unit_range(images), generator=trained.generator(0)).z,
-            "generation": trained.model.sample_latent(20, trained.generator(0)),
+            "training": model.sample_posterior(model.encode(to_unit_range(images)), generators[0]),
+            "generation": model.sample_latent(20, generators[1]),
         }
     for stage, z in expected.items():
         assert torch.cat([*latents(trained, images, stage, seed=0)], 1).equal(z)
