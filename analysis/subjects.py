@@ -17,7 +17,7 @@ from models.checkpoint import MODEL_FILE, find_model_file
 from neurons import backend_of, set_backend
 from training.config import scheduled_epochs
 from training.device import resolve_backend, resolve_device
-from training.folder import CONFIG_FILE
+from training.folder import CONFIG_FILE, EPOCHS_FOLDER
 
 MODEL_NAMES = {"esvae": "ESVAE", "fsvae": "FSVAE", "taid": "TAID", "ann_vae": "ANN VAE", "autoencoder": "Autoencoder"}
 
@@ -74,11 +74,16 @@ class Subject:
 
 
 def name_of(path: Path) -> str:
-    """Of the run folder, also for the model file in it, else of the file without its suffix."""
+    """Of the run folder, also for the model file in it, with the epoch for one that --keep-every kept there; else of
+    the file without its suffix."""
     if path.is_dir():
         return path.resolve().name
-    is_in_run = path.name == MODEL_FILE and (path.parent / CONFIG_FILE).is_file()
-    return path.resolve().parent.name if is_in_run else path.stem
+    file = path.resolve()
+    if path.name == MODEL_FILE and (path.parent / CONFIG_FILE).is_file():
+        return file.parent.name
+    if path.parent.name == EPOCHS_FOLDER and (path.parent.parent / CONFIG_FILE).is_file():
+        return f"{file.parent.parent.name}-{path.stem}"
+    return path.stem
 
 
 def load_subjects(

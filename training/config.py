@@ -104,11 +104,13 @@ class Config:
     """let a GPU compute the same bits in every run, which costs time; a CPU does so anyway"""
     checkpoint_every: float = field(default=10.0, metadata=RUNTIME)
     """minutes between checkpoints inside an epoch; one is written after every epoch too"""
+    keep_every: int | None = field(default=None, metadata=RUNTIME)
+    """epochs between weights that stay, in epochs/, to see how a number came about in training; none stay if None"""
     tensorboard: bool = field(default=False, metadata=RUNTIME)
     """write TensorBoard events beside metrics.csv"""
 
     def __post_init__(self) -> None:
-        check_at_least(1, epochs=self.epochs)
+        check_at_least(1, epochs=self.epochs, keep_every=self.keep_every)
         check_at_least(2, batch_size=self.batch_size)  # batch statistics and the MMD need a batch
         check_seed(self.seed)  # the order of an epoch has a seed a million times larger, and torch a limit
         if self.train_images is not None and self.train_images < self.batch_size:

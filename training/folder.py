@@ -20,12 +20,15 @@ CONFIG_FILE, EVALUATION_FILE, LOCK_FILE = "config.json", "evaluation.json", ".lo
 LOCK_SECONDS = 1.0  # for which a start waits: whoever asks `is_running` holds the lock for a moment
 # What --fresh deletes, the state first: whatever ends the program in between, no run goes on without its log.
 OWN_FILES = (STATE_FILE, METRICS_FILE, RATES_FILE, MODEL_FILE, EVALUATION_FILE)
+EPOCHS_FOLDER = "epochs"
+EPOCH_MODELS = f"{EPOCHS_FOLDER}/epoch-*.safetensors"  # weights that --keep-every keeps
 PICTURES = tuple(f"{IMAGES_FOLDER}/{name}*.png" for name in ("reconstructions", "samples"))
 EVALUATION_PICTURES = "evaluation-*.png"
-OWN_PATTERNS = (*PICTURES, EVALUATION_PICTURES, "events.out.tfevents.*")
+OWN_PATTERNS = (*PICTURES, EPOCH_MODELS, EVALUATION_PICTURES, "events.out.tfevents.*")
 # Those that are written atomically, hence under another name first.
 HALF_WRITTEN = tuple(
-    f"{temporary_prefix(Path(name).name)}*" for name in (*OWN_FILES, CONFIG_FILE, *PICTURES, EVALUATION_PICTURES)
+    f"{temporary_prefix(Path(name).name)}*"
+    for name in (*OWN_FILES, CONFIG_FILE, *PICTURES, EPOCH_MODELS, EVALUATION_PICTURES)
 )
 
 
@@ -73,7 +76,8 @@ def start_run(config: Config, starts: list[dict[str, Any]], fresh: bool) -> Path
         UserError: a file cannot be removed or written; without its state no run goes on in the folder then.
     """
     folder = config.run_dir
-    _remove([file for place in (folder, folder / IMAGES_FOLDER) for file in place.glob(".*") if _is_half_written(file)])
+    places = (folder, folder / IMAGES_FOLDER, folder / EPOCHS_FOLDER)
+    _remove([file for place in places for file in place.glob(".*") if _is_half_written(file)])
     if fresh:
         _remove((*(folder / name for name in OWN_FILES), *(f for p in OWN_PATTERNS for f in folder.glob(p))))
     write_json(folder / CONFIG_FILE, {"config": config.to_dict(), "starts": starts})
@@ -91,6 +95,11 @@ def _remove(files: Iterable[Path]) -> None:
 def _is_half_written(file: Path) -> bool:
     """Whether a process that was killed left this of a file of ours."""
     return any(fnmatchcase(file.name, pattern) for pattern in HALF_WRITTEN)
+
+
+def epoch_file(folder: Path, epoch: int) -> Path:
+    """Where --keep-every keeps the weights that the run in `folder` had after `epoch` epochs."""
+    return folder / EPOCH_MODELS.replace("*", f"{epoch:04}")
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from neurons import backend_of
 from provenance import provenance
 from training.config import Config
 from training.device import describe_backend, peak_memory_bytes, reproducible_kernels
-from training.folder import previous_starts, run_lock, start_run
+from training.folder import epoch_file, previous_starts, run_lock, start_run
 from training.log import RunLog
 from training.run import Run, prepare, resume, save, stream
 from training.schedule import learning_rate_factor, set_learning_rates
@@ -138,8 +138,16 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     log.epoch(_row(run, test_reconstruction))
     run.epoch, run.step, run.sums, run.seconds = run.epoch + 1, 0, {}, 0.0
     record = {"config": run.config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}
-    save_model(run.model, run.folder / MODEL_FILE, record)
+    for file in _model_files(run):
+        save_model(run.model, file, record)
     save(run)
+
+
+def _model_files(run: Run) -> Iterator[Path]:
+    """Where the weights of the epochs that are finished go."""
+    yield run.folder / MODEL_FILE
+    if run.config.keep_every and run.epoch % run.config.keep_every == 0:
+        yield epoch_file(run.folder, run.epoch)
 
 
 def _row(run: Run, test_reconstruction: float) -> dict[str, Any]:

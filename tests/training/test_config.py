@@ -62,6 +62,7 @@ RUNTIME = {
     "cuda_graph",
     "deterministic",
     "checkpoint_every",
+    "keep_every",
     "tensorboard",
 }
 
@@ -233,6 +234,7 @@ def test_a_value_of_another_kind_is_refused_by_name(flags: str) -> None:
         ({"seed": 2**32}, "--seed"),
         ({"checkpoint_every": -1.0}, "--checkpoint-every"),
         ({"checkpoint_every": float("nan")}, "--checkpoint-every"),
+        ({"keep_every": 0}, "--keep-every"),
     ],
 )
 def test_values_out_of_range_are_refused_by_flag(changes: dict[str, Any], part: str) -> None:

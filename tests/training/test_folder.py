@@ -49,6 +49,7 @@ OTHER_VALUES = {
     "cuda_graph": "off",
     "deterministic": True,
     "checkpoint_every": 1.0,
+    "keep_every": 2,
     "tensorboard": True,
     "epochs": 7,
 }
@@ -136,7 +137,14 @@ def test_a_finished_run_does_nothing_and_says_so(
 def finished(run_dir: Path, uninterrupted: Path) -> Path:
     """A finished run, evaluated, with files that its owner put there."""
     shutil.copytree(uninterrupted, run_dir)
-    for name in ("evaluation.json", "evaluation-samples.png", "events.out.tfevents.1.host.1.0"):
+    (run_dir / "epochs").mkdir()
+    own = (
+        "evaluation.json",
+        "evaluation-samples.png",
+        "events.out.tfevents.1.host.1.0",
+        "epochs/epoch-0002.safetensors",
+    )
+    for name in own:
         (run_dir / name).write_text("old")
     for name in ("notes.txt", "images/mine.png", "last.pt.bak"):
         (run_dir / name).write_text("foreign")
@@ -187,10 +195,11 @@ def test_what_killed_processes_had_half_written_goes(config: Config, fresh: bool
     start_run(config, [], fresh=False)
     half_written = (
         *(".last.pt-x", ".model.safetensors-x", ".config.json-x", ".evaluation.json-x", ".evaluation-samples.png-x"),
-        *("images/.samples.png-x", "images/.reconstructions-0010.png-x"),
+        *("images/.samples.png-x", "images/.reconstructions-0010.png-x", "epochs/.epoch-0010.safetensors-x"),
     )
-    foreign = (".notes.txt-x", "images/.mine.png-x")
-    (config.run_dir / "images").mkdir()
+    foreign = (".notes.txt-x", "images/.mine.png-x", "epochs/.mine.safetensors-x")
+    for folder in ("images", "epochs"):
+        (config.run_dir / folder).mkdir()
     for name in (*half_written, *foreign):
         (config.run_dir / name).write_text("half")
     start_run(config, [], fresh)

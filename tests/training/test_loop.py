@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from analysis.subjects import name_of
 from errors import UserError
-from models import FSVAE, load_model
+from models import FSVAE, load_model, read_metadata
 from training import loop
 from training.config import Config, preset
 from training.evaluation import ReconstructionTest
@@ -172,6 +173,17 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     fit(small(tmp_path, epochs=6, train_images=50, lr=8e-3))
     rows = rows_of(tmp_path / "run" / "metrics.csv")
     assert float(rows[-1]["train_reconstruction"]) < 0.8 * float(rows[0]["train_reconstruction"])
+
+
+def test_weights_of_epochs_between_are_kept_where_asked(train: Callable, run_dir: Path, uninterrupted: Path) -> None:
+    assert train("--epochs", "2") == 0
+    after_two = load_model(run_dir).state_dict()
+    assert not (run_dir / "epochs").exists()
+    assert train("--epochs", "3", "--keep-every", "2", "--fresh") == 0
+    (kept,) = (run_dir / "epochs").iterdir()
+    assert (name_of(kept), read_metadata(kept)["run"]["epochs"]) == (f"{run_dir.name}-epoch-0002", 2)
+    for file, expected in ((kept, after_two), (run_dir, load_model(uninterrupted).state_dict())):
+        assert all(torch.equal(value, expected[name]) for name, value in load_model(file).state_dict().items())
 
 
 def test_the_saved_model_is_the_trained_one(uninterrupted: Path) -> None:
