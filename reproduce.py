@@ -40,7 +40,8 @@ class Arguments:
     evaluate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """measure released weights again (all that are there, if no row is named) and train nothing"""
     minutes: float | None = None
-    """run rows in order (all, if none is named) and stop after so many minutes, with the state saved"""
+    """run rows in order (all, if none is named) and stop after so many minutes; the state is saved, and epochs that
+    are finished are released"""
     epochs: int | None = None
     """a reduced budget, labelled so"""
     device: str = "auto"
@@ -63,8 +64,8 @@ def main(argv: list[str]) -> None:
         return
     if not arguments.names and arguments.minutes is None:
         raise UserError("name the rows to run, or give --minutes to run all in order; --list shows them")
-    if arguments.minutes is not None and not arguments.minutes >= 0:
-        raise UserError(f"--minutes must not be negative, got {arguments.minutes}")
+    if arguments.minutes is not None and not arguments.minutes > 0:  # in none nothing would happen
+        raise UserError(f"--minutes must be positive, got {arguments.minutes}")
     check_at_least(1, epochs=arguments.epochs)
     resolve_device(arguments.device)  # what is wrong with all rows is no row's failure
     keep_freed_memory()

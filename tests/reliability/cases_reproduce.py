@@ -10,8 +10,9 @@ REPRODUCE_CASES = [
     Case("no row", "reproduce", "name the rows to run", as_process=True),
     Case("an unknown row", "reproduce esvae-imagenet", "no row esvae-imagenet"),
     Case("no epoch", "reproduce finished --epochs 0", "--epochs must be at least 1"),
-    Case("less than no time", "reproduce --minutes -5", "--minutes must not be negative"),
-    Case("no number of minutes", "reproduce --minutes nan", "--minutes must not be negative"),
+    Case("less than no time", "reproduce --minutes -5", "--minutes must be positive"),
+    Case("no time", "reproduce --minutes 0", "--minutes must be positive"),
+    Case("no number of minutes", "reproduce --minutes nan", "--minutes must be positive"),
     Case(
         "experiments: none", "reproduce --list", "cannot read experiments.toml", lambda: os.unlink("experiments.toml")
     ),
