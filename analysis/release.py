@@ -60,6 +60,7 @@ def training_figures(folder: Path) -> dict[str, Any]:
         starts, log = read_record(folder)["starts"], pd.read_csv(folder / METRICS_FILE)
         if len(log) != (epochs := read_metadata(folder)["run"]["epochs"]):
             raise ValueError(f"{METRICS_FILE} has {len(log)} of {epochs} epochs")
+        starts = [start for start in starts if start["epoch"] < epochs]  # later ones have not come to an end of theirs
         seconds = float(log["seconds"].sum())
         n_images = float((log["seconds"] * log["images_per_second"]).sum())
         return {

@@ -319,3 +319,15 @@ def test_a_run_that_went_on_elsewhere_names_both_machines(tmp_path: Path) -> Non
     reproduce((ROW,), places, epochs=2, device="cpu")
     assert result(places)["trained"]["hardware"] == f"a GPU then {here}"
     assert f"| training's hardware | a GPU then {here} |" in (places.pretrained / "tiny.md").read_text()
+
+
+def test_a_start_that_finished_no_epoch_has_not_trained_what_is_released(tmp_path: Path) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    reproduce((ROW,), places, epochs=1, device="cpu")
+    (record,) = places.runs.glob("*/config.json")
+    here = json.loads(record.read_text())["starts"][0]["hardware"]
+    record.write_text(record.read_text().replace(here, "a GPU"))
+    with pytest.raises(Stopped):
+        fit(ROW.config(2, runs_dir=places.runs, device="cpu"), deadline=0.0)
+    assert [start["epoch"] for start in json.loads(record.read_text())["starts"]] == [0, 1]
+    assert training_figures(record.parent)["trained"]["hardware"] == "a GPU"
