@@ -1,7 +1,7 @@
 """Evaluate a trained model, or any images.
 
     python evaluate.py --checkpoint runs/mnist-esvae-paper-seed42
-    python evaluate.py --checkpoint pretrained/esvae-mnist-fast.safetensors --metrics reconstruction,fad
+    python evaluate.py --checkpoint pretrained/esvae-mnist.safetensors --metrics reconstruction,fad
     python evaluate.py --images samples.npz --dataset mnist --metrics fad
 
 Prints each metric with its protocol, beside the paper's rows and baselines; writes evaluation.json and picture grids
