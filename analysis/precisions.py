@@ -1,11 +1,10 @@
 """Whether training in bfloat16 ends where training in float32 ends: runs of both, over seeds.
 
-    python -m analysis.precisions                                   # CIFAR-10, 10 epochs each: on a GPU
-    python -m analysis.precisions --recipe fast --epochs 1 --train-images 6400    # 8 minutes on one core
+    python -m analysis.precisions                   # CIFAR-10, 10 epochs each
+    python -m analysis.precisions --model fsvae
 
 Adds a line per finished run to results/precisions.csv; a run that stands there is not run again. Prints mean and
-deviation over the seeds of the reconstruction loss of the test split. What bf16 computes in bfloat16 differs between
-CPU and GPU, docs/performance.md: their runs do not mix.
+deviation over the seeds of the reconstruction loss of the test split. Needs a GPU.
 """
 
 import sys
@@ -18,6 +17,7 @@ import pandas as pd
 from analysis.formats import as_text
 from analysis.trials import run_trials
 from cli import parse_arguments, run_program
+from errors import UserError
 from metrics import evaluate_reconstruction
 from training.config import Config, Dataset, Model, Precision, Recipe, preset
 from training.device import keep_freed_memory, resolve_device
@@ -51,10 +51,17 @@ class Arguments:
     """file to add to"""
 
     def configs(self) -> list[Config]:
-        """A run for each precision and seed; all precisions of a seed before the next seed."""
+        """A run for each precision and seed; all precisions of a seed before the next seed.
+
+        Raises:
+            UserError: no GPU.
+        """
         base = preset(self.dataset, self.model, recipe=self.recipe)
         shared = {"epochs": self.epochs, "train_images": self.train_images, "data_dir": self.data_dir}
-        base = replace(base, device=resolve_device(self.device).type, **shared)
+        device = resolve_device(self.device).type
+        if device == "cpu":
+            raise UserError("nothing is computed in bfloat16 on a CPU: give --device cuda where there is an NVIDIA GPU")
+        base = replace(base, device=device, **shared)
         return [replace(base, seed=seed, precision=name) for seed in self.seeds for name in get_args(Precision)]
 
 

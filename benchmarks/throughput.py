@@ -66,7 +66,7 @@ class Benchmark:
     backend: Backend = "auto"
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
     precision: Precision = "fp32"
-    """bf16: on a GPU synapses multiply and spikes are stored in bfloat16; on a CPU only gradients of spikes do"""
+    """bf16, on a GPU only: synapses multiply in bfloat16, and with backend triton spikes are stored in it"""
     cuda_graph: CudaGraph = "auto"
     """record the training step as a CUDA graph and replay it; auto does on a GPU, unless the backend is cupy"""
     repeats: int = 5

@@ -32,7 +32,6 @@ class SpikingBlock(nn.Module):
         self.synapse = synapse
         self.norm = ThresholdDependentBatchNorm(n_features, config.v_threshold, alpha)
         self.lif = make_lif(config)
-        self.gradient_dtype = torch.float32
 
     def forward(self, x_seq: Tensor, coefficients: Tensor | None = None) -> Tensor:
         """[T, N, ...] -> spikes [T, N, ...], or with coefficients [T] their weighted sum over time [N, ...].
@@ -41,7 +40,7 @@ class SpikingBlock(nn.Module):
         """
         x = x_seq.flatten(0, 1)
         sums_up = self._looks_sums_up(x)
-        current = spike_conv(self.synapse, x, self.gradient_dtype) if sums_up else self._current(x)
+        current = spike_conv(self.synapse, x) if sums_up else self._current(x)
         current = current.unflatten(0, x_seq.shape[:2])
         if coefficients is not None:
             return self.lif.summed(current, coefficients, self.norm, self.synapse.bias)
@@ -65,13 +64,6 @@ class SpikingBlock(nn.Module):
             shape = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
             return F.conv_transpose2d(x, layer.weight, None, *shape)
         return F.conv2d(x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-
-def set_gradient_dtype(module: nn.Module, dtype: torch.dtype) -> None:
-    """Let backend `native` multiply the gradients of spikes in `dtype`, in every block below `module`."""
-    for block in module.modules():
-        if isinstance(block, SpikingBlock):
-            block.gradient_dtype = dtype
 
 
 def conv_down(in_channels: int, out_channels: int) -> nn.Conv2d:

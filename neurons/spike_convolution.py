@@ -1,8 +1,7 @@
 """Convolutions and transposed convolutions of spikes on the CPU kernels of spike_convolution.c, with their gradients.
 
 The kernels look sums up instead of multiplying (spike_convolution.c says how), and of the spikes the backward pass
-keeps one byte for four. The gradient with respect to the spikes is a dense convolution: PyTorch's, in float32 or
-bfloat16.
+keeps one byte for four. The gradient with respect to the spikes is a dense convolution, PyTorch's.
 """
 
 import ctypes
@@ -39,14 +38,12 @@ _forward = c_function("spike_conv_forward", _GEOMETRY, *[c_void_p] * 3)
 _weight_gradient = c_function("spike_conv_weight_gradient", _GEOMETRY, *[c_void_p] * 3)
 
 
-def spike_conv(layer: SpikeLayer, spikes: Tensor, gradient_dtype: torch.dtype = torch.float32) -> Tensor:
+def spike_conv(layer: SpikeLayer, spikes: Tensor) -> Tensor:
     """The layer without its bias.
 
     Args:
         layer: without groups and dilation, padded with zeros; float32 on a CPU.
         spikes: 0 or 1, [N, C, H, W], float32; copied unless channels_last.
-        gradient_dtype: type in which the gradient of the spikes is multiplied; it is float32 itself, and everything
-            else is computed in float32.
 
     Returns:
         [N, C', H', W'], channels_last.
@@ -56,7 +53,7 @@ def spike_conv(layer: SpikeLayer, spikes: Tensor, gradient_dtype: torch.dtype = 
     """
     _check(layer, spikes)
     rows = spikes.contiguous(memory_format=torch.channels_last)
-    return _SpikeConv.apply(rows, layer.weight, _Shape.of(layer, spikes), gradient_dtype)
+    return _SpikeConv.apply(rows, layer.weight, _Shape.of(layer, spikes))
 
 
 def _check(layer: SpikeLayer, spikes: Tensor) -> None:
@@ -104,10 +101,10 @@ class _Shape:
 
 class _SpikeConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, spikes: Tensor, weight: Tensor, shape: _Shape, gradient_dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, spikes: Tensor, weight: Tensor, shape: _Shape) -> Tensor:
         packed = _pack(spikes)
         ctx.save_for_backward(packed, weight)
-        ctx.shape, ctx.gradient_dtype = shape, gradient_dtype
+        ctx.shape = shape
         c_out = weight.shape[1 if shape.transposed else 0]
         out = torch.empty((len(spikes), *shape.size_out, c_out))
         _forward(_geometry(shape, spikes.shape[1], out), packed, _taps_first(weight, shape), out)
@@ -115,13 +112,13 @@ class _SpikeConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         packed, weight = ctx.saved_tensors
         grad_out = grad_out.contiguous(memory_format=torch.channels_last)
         needs_spikes, needs_weight, *_ = ctx.needs_input_grad
-        grad_spikes = _gradient_of_spikes(weight, grad_out, ctx.shape, ctx.gradient_dtype) if needs_spikes else None
+        grad_spikes = _gradient_of_spikes(weight, grad_out, ctx.shape) if needs_spikes else None
         grad_weight = _gradient_of_weight(weight, packed, grad_out, ctx.shape) if needs_weight else None
-        return grad_spikes, grad_weight, None, None
+        return grad_spikes, grad_weight, None
 
 
 def _pack(spikes: Tensor) -> Tensor:
@@ -133,10 +130,9 @@ def _pack(spikes: Tensor) -> Tensor:
     return packed
 
 
-def _gradient_of_spikes(weight: Tensor, grad_out: Tensor, shape: _Shape, dtype: torch.dtype) -> Tensor:
-    operands = grad_out.to(dtype), weight.to(dtype), None, shape.stride, shape.padding
-    grad = F.conv2d(*operands) if shape.transposed else F.conv_transpose2d(*operands, shape.extra)
-    return grad.to(grad_out)
+def _gradient_of_spikes(weight: Tensor, grad_out: Tensor, shape: _Shape) -> Tensor:
+    operands = grad_out, weight, None, shape.stride, shape.padding
+    return F.conv2d(*operands) if shape.transposed else F.conv_transpose2d(*operands, shape.extra)
 
 
 def _gradient_of_weight(weight: Tensor, packed: Tensor, grad_out: Tensor, shape: _Shape) -> Tensor:

@@ -96,7 +96,7 @@ class Config:
     backend: Backend = field(default="auto", metadata=RUNTIME)
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
     precision: PrecisionChoice = field(default="auto", metadata=RUNTIME)
-    """bf16: on a GPU synapses multiply and spikes are stored in bfloat16, on a CPU only gradients of spikes do;
+    """bf16, on a GPU only: synapses multiply in bfloat16, and with backend triton spikes are stored in it;
     auto takes it for a spiking model with backend triton on a GPU that multiplies it, else fp32"""
     cuda_graph: CudaGraph = field(default="auto", metadata=RUNTIME)
     """record the training step as a CUDA graph and replay it; auto does on a GPU but with cupy or --deterministic"""

@@ -1,10 +1,9 @@
-"""Training in bfloat16: when it is taken, what of a step is computed in it, on which device, and what refuses."""
+"""Training in bfloat16: when it is taken, what of a step is computed in it, and what refuses."""
 
 import torch
 from torch import nn
 
 from errors import UserError
-from models.backbone import set_gradient_dtype
 from neurons import backend_of
 from training.config import Precision, PrecisionChoice
 
@@ -28,45 +27,19 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Context for a model's forward pass: PyTorch's autocast on a GPU in bf16, nothing otherwise.
+    """Context for a model's forward pass: in bf16 PyTorch's autocast, without its cache of cast weights.
 
-    A CPU has no use for it: the kernels for spikes and the LIF's C code are float32.
+    The cache forgets that they have gradients: FSVAE draws its latent without a gradient first, and the pass with one
+    would be given the weights that were cast then.
     """
-    return synapses_in_bfloat16(device.type, enabled=precision == "bf16" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
-def synapses_in_bfloat16(device_type: str, enabled: bool = True) -> torch.autocast:
-    """PyTorch's autocast without its cache of cast weights, which forgets that they have gradients.
-
-    FSVAE draws its latent without a gradient first; the pass with one would be given the weights that were cast then.
-    """
-    return torch.autocast(device_type, torch.bfloat16, enabled=enabled, cache_enabled=False)
-
-
-def set_precision(model: nn.Module, precision: Precision, backend: str, device: torch.device) -> None:
-    """Prepare a model that runs on `backend` and `device`; `training_step` must be given the same precision.
-
-    On a CPU bf16 is for one product only, the dense convolution that makes the gradient of the spikes.
-
-    Raises:
-        UserError: bf16 where nothing could use it, or where the backend computes wrongly in it.
-    """
-    if precision == "bf16":
-        _check_bf16(model, backend, device)
-    on_cpu = device.type == "cpu" and precision == "bf16"
-    set_gradient_dtype(model, torch.bfloat16 if on_cpu else torch.float32)
-
-
-def _check_bf16(model: nn.Module, backend: str, device: torch.device) -> None:
-    if backend_of(model) is None:
-        if device.type == "cpu":
-            raise UserError("--precision bf16 on a CPU is for spiking models; use --precision fp32 or --device cuda")
-    elif device.type == "cpu" and backend != "native":
-        raise UserError(
-            f"--precision bf16 on a CPU needs backend 'native', not {backend!r}; use --backend native, which needs a "
-            "C compiler, or --precision fp32"
-        )
-    elif backend == "cupy":
+def check_precision(precision: Precision, backend: str, device: torch.device) -> None:
+    """UserError for bf16 where nothing gains from it, or where the backend computes wrongly in it."""
+    if precision == "bf16" and device.type == "cpu":
+        raise UserError("--precision bf16 is for a GPU, a CPU's kernels are float32; use --precision fp32")
+    if precision == "bf16" and backend == "cupy":
         raise UserError(
             "backend 'cupy' does not compute in bfloat16; use --backend triton or scan, or --precision fp32"
         )

@@ -12,7 +12,7 @@ from neurons import set_backend
 from training.config import Config, Precision
 from training.device import resolve_backend
 from training.graph import WARM_UP_STEPS, Graphed, Step, resolve_graph
-from training.precision import autocast, resolve_precision, set_precision
+from training.precision import autocast, check_precision, resolve_precision
 
 RATES = ("posterior_rate", "prior_rate")
 
@@ -38,7 +38,7 @@ def set_runtime(model: nn.Module, config: Config, device: torch.device) -> Runti
     backend = resolve_backend(config.backend, device)
     set_backend(model, backend)
     precision = resolve_precision(config.precision, model, device)
-    set_precision(model, precision, backend, device)
+    check_precision(precision, backend, device)
     if records := resolve_graph(config.cuda_graph, backend, device, config.deterministic):
         model.prepare_for_graph()
     return Runtime(backend, precision, records)
@@ -83,7 +83,7 @@ def training_step(
 ) -> dict[str, Tensor]:
     """One step of Algorithm 1, lines 6 to 12, on images x [N, C, H, W] in [-1, 1].
 
-    The model must have been told of the precision by `set_precision`. The loss is taken in float32 at any.
+    The loss is taken in float32 at any precision.
 
     Returns:
         scalars on the model's device: the loss, its terms, and the mean firing rates of posterior and prior where

@@ -4,29 +4,39 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from analysis import precisions, trials
 from analysis.precisions import Arguments, effects
 from cli import run_program
 from training.config import preset
 
-DIGITS = ["--dataset", "digits", "--train-images", "100", "--epochs", "1", "--seeds", "1", "2", "--device", "cpu"]
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+DIGITS = ["--dataset", "digits", "--train-images", "100", "--epochs", "1", "--seeds", "1", "2"]
 
 
-def test_runs_differ_in_precision_and_seed_alone() -> None:
-    configs = Arguments(recipe="fast", epochs=3, train_images=640, device="cpu").configs()
+def test_runs_differ_in_precision_and_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precisions, "resolve_device", lambda _: torch.device("cuda"))
+    configs = Arguments(recipe="fast", epochs=3, train_images=640).configs()
     assert [(c.seed, c.precision) for c in configs] == [(s, p) for s in (42, 43, 44) for p in ("fp32", "bf16")]
     fast = preset("cifar10", recipe="fast").identity() | {"epochs": 3, "train_images": 640}
     assert all(config.identity() == fast | {"seed": config.seed} for config in configs)
 
 
+def test_there_is_nothing_to_compare_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run_program(precisions.main, [*DIGITS, "--device", "cpu", "--out", str(tmp_path / "runs.csv")]) == 2
+    assert capsys.readouterr().err.startswith("error: nothing is computed in bfloat16 on a CPU")
+    assert not (tmp_path / "runs.csv").exists()
+
+
+@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
 def test_the_command_runs_each_once_and_in_its_precision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    _gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = [*DIGITS, "--out", str(tmp_path / "runs.csv")]
     assert run_program(precisions.main, arguments) == 0
     table = pd.read_csv(tmp_path / "runs.csv")
-    assert len(table) == 4 and table["loss"].nunique() == 4 and set(table["device"]) == {"cpu"}
+    assert len(table) == 4 and table["loss"].nunique() == 4 and set(table["device"]) == {"cuda"}
     monkeypatch.setattr(trials, "prepare", None)  # nothing is left to run
     assert run_program(precisions.main, arguments) == 0
     assert "bf16" in capsys.readouterr().out

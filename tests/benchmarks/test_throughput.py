@@ -85,7 +85,7 @@ def test_json_and_printed_lines(mode: str, tmp_path: Path, capsys: pytest.Captur
         "--mode both",
         "--backend fast",
         "--device cpu --cuda-graph on",
-        "--device cpu --backend scan --precision bf16",
+        "--device cpu --precision bf16",
         "--mode sample --precision bf16",
         "--mode sample --cuda-graph on",
     ],

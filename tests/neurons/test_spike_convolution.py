@@ -51,32 +51,6 @@ def test_values_and_gradients_are_those_of_a_dense_convolution(name: str, n_imag
         torch.testing.assert_close(value.double(), reference, rtol=1e-5, atol=1e-5 * reference.abs().max().item())
 
 
-@pytest.mark.parametrize("name", ["down, as in the encoder", "up, as in the decoder", "uneven"])
-def test_in_bfloat16_the_gradient_of_the_spikes_is_rounded_and_nothing_else(name: str, rng: Generator) -> None:
-    layer, size = CONVOLUTIONS[name]
-    spikes = random_spikes(rng, 3, layer.in_channels, size, size)
-    runs = {
-        dtype: values_and_gradients(lambda x, dtype=dtype: spike_conv(layer, x, dtype), layer, spikes)
-        for dtype in (torch.float32, torch.bfloat16)
-    }
-    out, grad_spikes, grad_weight = runs[torch.bfloat16]
-    exact_out, exact, exact_grad_weight = runs[torch.float32]
-    assert out.equal(exact_out) and grad_weight.equal(exact_grad_weight)
-    # Two factors and a sum are rounded to 8 bits each, a relative 2^-9; products may cancel, so their absolute values
-    # give the scale.
-    projection = torch.randn(out.shape, generator=Generator().manual_seed(1), dtype=torch.float64).float()
-    scale = torch.autograd.grad(dense_without_bias(layer, spikes := spikes.requires_grad_()), spikes, projection.abs())
-    error = (grad_spikes - exact).abs()
-    assert grad_spikes.dtype == torch.float32 and not grad_spikes.equal(exact)
-    assert (error <= 1.01 * (2**-8 * scale[0] + 2**-9 * exact.abs()) + 1e-6).all()
-
-
-def dense_without_bias(layer: nn.Module, spikes: Tensor) -> Tensor:
-    """PyTorch's convolution with absolute weights."""
-    weights = {"weight": layer.weight.abs(), "bias": torch.zeros_like(layer.bias)}
-    return torch.func.functional_call(layer, weights, spikes)
-
-
 def _settings(layer: nn.Module) -> list[str]:
     common = ["in_channels", "out_channels", "kernel_size", "stride", "padding"]
     return [*common, "output_padding"] if isinstance(layer, nn.ConvTranspose2d) else common

@@ -1,7 +1,6 @@
 """What bf16 leaves in float32, how far its gradients are off, and where it is refused."""
 
 import copy
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -15,14 +14,12 @@ import training.precision
 from errors import UserError
 from models import MODELS, ModelConfig, build_model
 from neurons import LIF, set_backend
-from neurons.library import native_obstacle
 from training.config import preset
-from training.precision import autocast, resolve_precision, set_precision, synapses_in_bfloat16
+from training.precision import autocast, check_precision, resolve_precision
 from training.step import Runtime, set_runtime, training_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
-needs_native = pytest.mark.skipif(bool(native_obstacle()), reason="no C compiler")
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 
@@ -56,7 +53,7 @@ def test_autocast_leaves_everything_outside_the_layers_in_float32(
     if backend == "triton":  # whose spikes are bfloat16
         request.getfixturevalue("triton_in_large_tiles")
     model, x = small(name, backend, n_steps=2 if backend == "triton" else 7), images()
-    with synapses_in_bfloat16("cpu"):  # as on a GPU, with the backends that run here
+    with autocast(CPU, "bf16"):  # as on a GPU, with the backends that run here
         output = model(x, generator=Generator().manual_seed(0))
     terms = model.loss(output, x)
     terms["loss"].backward()
@@ -77,7 +74,7 @@ def test_the_synapses_of_every_backend_multiply_in_bfloat16(
     currents: list[torch.dtype] = []
     for block in [*model.encoder.blocks, *model.decoder.blocks]:
         block.lif.register_forward_pre_hook(lambda _, arguments: currents.append(arguments[0].dtype))
-    loss, gradient = loss_and_gradient(model, synapses_in_bfloat16("cpu"))
+    loss, gradient = loss_and_gradient(model, autocast(CPU, "bf16"))
     exact_loss, exact = loss_and_gradient(model, nullcontext())
     assert currents == [torch.bfloat16] * 4 + [torch.float32] * 4
     # Spikes near the threshold flip, so the bound says only that the direction is the same.
@@ -104,42 +101,6 @@ def test_batch_statistics_of_bfloat16_values_are_those_of_float32() -> None:
     reference.square().sum().backward()
     assert y.equal(reference) and norm.running_mean.equal(exact.running_mean)
     assert norm.weight.grad.equal(exact.weight.grad) and ours.grad.equal(theirs.grad.bfloat16())
-
-
-@needs_native
-def test_on_a_cpu_bf16_changes_gradients_of_spikes_only() -> None:
-    model = small(backend="native")
-    loss, exact_gradients = step(model, "fp32")
-    loss_in_bf16, gradients = step(model, "bf16")
-    assert loss_in_bf16.equal(loss)
-    last = "decoder.blocks.1.synapse.weight"  # no spikes' gradient is between it and the loss
-    assert gradients[last].equal(exact_gradients[last])
-    first, exact = gradients["encoder.blocks.0.synapse.weight"], exact_gradients["encoder.blocks.0.synapse.weight"]
-    assert not first.equal(exact) and (first - exact).norm() < 0.02 * exact.norm()
-    assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
-
-
-def step(model: nn.Module, precision: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients of a training step on a copy of the model."""
-    model = copy.deepcopy(model)
-    set_precision(model, precision, "native", CPU)
-    optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    metrics = training_step(model, optimizer, images(), Generator().manual_seed(0), precision)
-    return metrics["loss"], {name: p.grad for name, p in model.named_parameters()}
-
-
-@needs_native
-def test_a_run_in_bf16_trains_says_so_and_may_go_on_in_fp32(
-    train: Callable, run_dir: Path, uninterrupted: Path
-) -> None:
-    assert train("--epochs", "1", "--precision", "bf16") == 0
-    weights = torch.load(run_dir / "last.pt", weights_only=True)["model"]
-    assert train("--epochs", "2") == 0
-    exact = torch.load(uninterrupted / "last.pt", weights_only=True)["model"]
-    assert not weights["bottleneck.weight"].equal(exact["bottleneck.weight"])
-    starts = json.loads((run_dir / "config.json").read_text())["starts"]
-    assert [start["runtime"]["precision"] for start in starts] == ["bf16", "auto"]
-    assert [start["precision"] for start in starts] == ["bf16", "fp32"]
 
 
 @pytest.mark.parametrize(
@@ -172,34 +133,24 @@ def test_on_a_gpu_a_run_takes_bf16_by_itself(name: str, found: str, _gpu: str) -
 
 
 @pytest.mark.parametrize(
-    ("name", "backend", "device", "message"),
+    ("backend", "device", "message"),
     [
-        ("esvae", "scan", CPU, "--precision bf16 on a CPU needs backend 'native', not 'scan'; use --backend native"),
-        ("fsvae", "triton", CPU, "--precision bf16 on a CPU needs backend 'native', not 'triton'"),
-        ("ann_vae", "native", CPU, "--precision bf16 on a CPU is for spiking models; use --precision fp32"),
-        ("esvae", "cupy", CUDA, "backend 'cupy' does not compute in bfloat16; use --backend triton or scan"),
+        ("native", CPU, "--precision bf16 is for a GPU, a CPU's kernels are float32; use --precision fp32"),
+        ("cupy", CUDA, "backend 'cupy' does not compute in bfloat16; use --backend triton or scan"),
     ],
 )
-def test_what_cannot_use_bf16_refuses_it(name: str, backend: str, device: torch.device, message: str) -> None:
-    model = small(name)
-    set_precision(model, "fp32", backend, device)
+def test_what_cannot_use_bf16_refuses_it(backend: str, device: torch.device, message: str) -> None:
+    check_precision("fp32", backend, device)
     with pytest.raises(UserError, match=message):
-        set_precision(model, "bf16", backend, device)
+        check_precision("bf16", backend, device)
 
 
 def test_a_refusal_comes_before_anything_is_written(
     train: Callable, run_dir: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert train("--precision", "bf16", "--backend", "scan") == 2
-    assert capsys.readouterr().err.startswith("error: --precision bf16 on a CPU needs backend 'native'")
+    assert train("--precision", "bf16") == 2
+    assert capsys.readouterr().err.startswith("error: --precision bf16 is for a GPU")
     assert not run_dir.exists()
-
-
-def test_autocast_is_for_bf16_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    # In PyTorch's place, which without a GPU switches itself off.
-    monkeypatch.setattr(training.precision, "synapses_in_bfloat16", lambda kind, enabled: (kind, enabled))
-    asked = [autocast(device, precision) for device in (CPU, CUDA) for precision in ("fp32", "bf16")]
-    assert asked == [("cpu", False), ("cpu", False), ("cuda", False), ("cuda", True)]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -213,7 +164,6 @@ def test_on_a_gpu_a_step_in_bf16_goes_where_float32_goes(name: str, backend: str
     set_backend(model, backend)
     for precision in ("fp32", "bf16"):
         other = copy.deepcopy(model)
-        set_precision(other, precision, backend, x.device)
         optimizer = torch.optim.SGD(other.parameters(), 0.0)
         metrics = training_step(other, optimizer, x, Generator("cuda").manual_seed(0), precision)
         assert metrics["loss"].dtype == torch.float32
