@@ -13,7 +13,7 @@ images, as programs do that report their best.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -120,7 +120,7 @@ class EncoderClassification(Experiment):
             models = {TRAINED: subject.model, UNTRAINED: untrained_copy(subject.model, train, self.seed, self.rates)}
             for kind, model in models.items():
                 encode = self._encoder(model, f"{subject.label}, {kind}")
-                found.append(Features(subject.label, kind, self._labelled(encode, splits)))
+                found.append(Features(subject.label, kind, self._labelled(encode, splits, found)))
         for size in sorted({s.model.config.latent_dim for s in subjects}):
             pca = PixelPCA(train, size)
             found.append(Features(f"{pca.n_components} components", PIXELS, self._labelled(pca, splits)))
@@ -129,10 +129,15 @@ class EncoderClassification(Experiment):
     def _encoder(self, model: nn.Module, title: str) -> Encoder:
         return lambda images: encoder_rates(model, images, self.seed, self.rates, title)
 
-    def _labelled(self, encode: Encoder, splits: list[Split]) -> list[Labelled]:
+    def _labelled(self, encode: Encoder, splits: list[Split], known: Sequence[Features] = ()) -> list[Labelled]:
+        """Of both splits; what gives all test images the features of one that is known is not asked for the others."""
         train, test = splits
+        of_test = encode(test.images)
+        for other in known:
+            if other.of_both[1].features.equal(of_test):
+                return other.of_both
         mirrored = encode(train.images.flip(-1)) if self.mirrored else None
-        return [Labelled(encode(train.images), train.labels, mirrored), Labelled(encode(test.images), test.labels)]
+        return [Labelled(encode(train.images), train.labels, mirrored), Labelled(of_test, test.labels)]
 
     def _rows(self, features: list[Features]) -> Iterator[dict[str, Any]]:
         """The accuracies of each; equal ones, as untrained encoders of one structure give, are classified once."""

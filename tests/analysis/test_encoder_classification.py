@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from sklearn.decomposition import PCA
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis.classifier import Accuracy, Labelled, Recipe, build_classifier, train_classifier
 from analysis.encoder_classification import (
@@ -221,13 +221,18 @@ def test_the_command_compares_models_and_controls(tmp_path: Path) -> None:
 
 
 def test_a_control_that_models_share_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen, encoded = [], []
+
+    def encode(model: nn.Module, images: Tensor, *rest: object) -> Tensor:
+        encoded.append(images)
+        return encoder_rates(model, images, *rest)
 
     def count(train: Labelled, *rest: object) -> Accuracy:
         seen.append(train.features)
         return Accuracy(1.0, float(train.features.mean()), 1.0, 1)
 
     monkeypatch.setattr("analysis.encoder_classification.train_classifier", count)
+    monkeypatch.setattr("analysis.encoder_classification.encoder_rates", encode)
     paths = [saved(tmp_path, "esvae"), saved(tmp_path, "fsvae")]
     flags = ("--n-images", "50", "--n-classifiers", "2", "--out", tmp_path / "out")
     assert run("--checkpoint", paths[0], "--checkpoint", paths[1], *flags) == 0
@@ -236,6 +241,7 @@ def test_a_control_that_models_share_is_measured_once(tmp_path: Path, monkeypatc
     assert len(table) == 5 and len(of_control) == 2 and of_control.nunique() == 1
     distinct = {tuple(features.flatten().tolist()) for features in seen}
     assert len(seen) == 2 * len(distinct) < 2 * len(table)  # two classifiers each
+    assert len(encoded) == 2 * 4 - 1  # the training images not again by the second model's control
 
 
 def test_images_without_classes_are_refused_in_one_line(
