@@ -120,7 +120,8 @@ class EncoderClassification(Experiment):
             models = {TRAINED: subject.model, UNTRAINED: untrained_copy(subject.model, train, self.seed, self.rates)}
             for kind, model in models.items():
                 encode = self._encoder(model, f"{subject.label}, {kind}")
-                found.append(Features(subject.label, kind, self._labelled(encode, splits, found)))
+                controls = [f for f in found if f.kind == UNTRAINED] if kind == UNTRAINED else []
+                found.append(Features(subject.label, kind, self._labelled(encode, splits, controls)))
         for size in sorted({s.model.config.latent_dim for s in subjects}):
             pca = PixelPCA(train, size)
             found.append(Features(f"{pca.n_components} components", PIXELS, self._labelled(pca, splits)))
