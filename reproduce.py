@@ -4,7 +4,7 @@
     python reproduce.py esvae-cifar10              # one row, to its full budget
     python reproduce.py --minutes 600              # all rows in order, as far as ten hours go
     python reproduce.py esvae-mnist --epochs 2     # a reduced run, labelled reduced everywhere
-    python reproduce.py --evaluate esvae-mnist-fast  # measure the released weights again, after a change to a metric
+    python reproduce.py --evaluate esvae-mnist     # measure the released weights again, after a change to a metric
 
 Each row trains in runs/<name> (going on where it stopped), is evaluated, and leaves results/<name>.json and
 pretrained/<name>.safetensors with its card.
@@ -48,6 +48,8 @@ class Arguments:
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
     precision: PrecisionChoice = "auto"
     """of training, as train.py has it"""
+    keep_every: int | None = None
+    """as train.py has it: epochs between weights that stay in the run folder"""
 
 
 def main(argv: list[str]) -> None:
@@ -64,15 +66,16 @@ def main(argv: list[str]) -> None:
         return
     if not arguments.names and arguments.minutes is None:
         raise UserError("name the rows to run, or give --minutes to run all in order; --list shows them")
-    if arguments.minutes is not None and not arguments.minutes > 0:  # in none nothing would happen
+    if arguments.minutes is not None and not arguments.minutes > 0:
         raise UserError(f"--minutes must be positive, got {arguments.minutes}")
-    check_at_least(1, epochs=arguments.epochs)
+    check_at_least(1, epochs=arguments.epochs, keep_every=arguments.keep_every)
     resolve_device(arguments.device)  # what is wrong with all rows is no row's failure
     keep_freed_memory()
     minutes = math.inf if arguments.minutes is None else arguments.minutes
     rows = plan.select(arguments.names)
     _check_budget(arguments.epochs, rows)
-    failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device, arguments.precision)
+    runtime = {"precision": arguments.precision, "keep_every": arguments.keep_every}
+    failed = reproduce(rows, places, minutes, arguments.epochs, arguments.device, **runtime)
     if failed:
         raise UserError(f"rows failed: {', '.join(failed)}; results/<name>.json says why")
 
@@ -88,8 +91,8 @@ def _check_budget(epochs: int | None, rows: tuple[Row, ...]) -> None:
 
 
 def _evaluate(arguments: Arguments, plan: Plan, places: Places) -> None:
-    if (arguments.minutes, arguments.epochs, arguments.precision) != (None, None, "auto"):
-        raise UserError("--evaluate trains nothing: leave --minutes, --epochs and --precision out")
+    if arguments != Arguments(arguments.names, evaluate=True, device=arguments.device):
+        raise UserError("--evaluate trains nothing: give it with --device and names of rows alone")
     keep_freed_memory()
     rows = plan.select(arguments.names)
     for row in rows if arguments.names else [r for r in rows if is_done(r, places) and places.weights(r).exists()]:

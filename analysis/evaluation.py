@@ -118,7 +118,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     record |= {
         "left_out": left_out,
         "epochs": run.get("epochs"),
-        "epoch_rule": "last epoch" if "epochs" in run else "not known",
+        "epoch_rule": run.get("epoch_rule", "last epoch" if "epochs" in run else "not known"),
         "config": run.get("config"),
         "model": model.config.to_dict(),
         "seed": request.seed,

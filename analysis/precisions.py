@@ -44,7 +44,7 @@ class Arguments:
     seeds: tuple[int, ...] = (42, 43, 44)
     """one run each per precision"""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
+    """cuda, cuda:1, ...; auto takes CUDA if there is one"""
     data_dir: Path | None = None
     """where the data sets are or go; $ESVAE_DATA_DIR or ./datasets if None"""
     out: Path = Path("results/precisions.csv")
@@ -58,10 +58,10 @@ class Arguments:
         """
         base = preset(self.dataset, self.model, recipe=self.recipe)
         shared = {"epochs": self.epochs, "train_images": self.train_images, "data_dir": self.data_dir}
-        device = resolve_device(self.device).type
-        if device == "cpu":
+        device = resolve_device(self.device)
+        if device.type == "cpu":
             raise UserError("nothing is computed in bfloat16 on a CPU: give --device cuda where there is an NVIDIA GPU")
-        base = replace(base, device=device, **shared)
+        base = replace(base, device=str(device), **shared)
         return [replace(base, seed=seed, precision=name) for seed in self.seeds for name in get_args(Precision)]
 
 

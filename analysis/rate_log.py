@@ -35,7 +35,7 @@ def find_rate_log(subject: Subject, results: Path = RESULTS) -> Path | None:
 
 
 def read_rate_log(subject: Subject, results: Path = RESULTS) -> Epochs | None:
-    """Histograms by stage and epoch; None where no training recorded any.
+    """Histograms by stage and epoch; None where no training recorded any, or for an epoch that --keep-every kept.
 
     Raises:
         UserError: a damaged file, or one that ends at another epoch than the model.

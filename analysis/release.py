@@ -19,7 +19,7 @@ from metrics import MEAN_IMAGE
 from models import load_model, read_metadata, save_model
 from provenance import card_lines, combine, device_types, in_turn
 from training.config import Config, Precision, scheduled_epochs
-from training.folder import read_record
+from training.folder import starts_of
 from training.log import METRICS_FILE, RATES_FILE, save_grid
 
 HALF_PRECISION_TOLERANCE = 0.005  # relative change of the loss that it may cost; what is reported is of the file itself
@@ -57,10 +57,10 @@ def training_figures(folder: Path) -> dict[str, Any]:
         UserError: no log or no record of a start, or damaged ones.
     """
     try:
-        starts, log = read_record(folder)["starts"], pd.read_csv(folder / METRICS_FILE)
-        if len(log) != (epochs := read_metadata(folder)["run"]["epochs"]):
+        epochs, log = read_metadata(folder)["run"]["epochs"], pd.read_csv(folder / METRICS_FILE)
+        if len(log) != epochs:
             raise ValueError(f"{METRICS_FILE} has {len(log)} of {epochs} epochs")
-        starts = [start for start in starts if start["epoch"] < epochs]  # later ones have not come to an end of theirs
+        starts = starts_of(folder, epochs)
         seconds = float(log["seconds"].sum())
         n_images = float((log["seconds"] * log["images_per_second"]).sum())
         return {

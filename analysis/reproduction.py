@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 from analysis.release import release
 from analysis.row_results import read_result
@@ -11,7 +12,6 @@ from errors import BusyError, UserError
 from files import write_json
 from models import read_metadata
 from models.checkpoint import MODEL_FILE
-from training.config import PrecisionChoice
 from training.loop import fit
 from training.stop import Stopped
 
@@ -22,7 +22,7 @@ def reproduce(
     minutes: float = math.inf,
     epochs: int | None = None,
     device: str = "auto",
-    precision: PrecisionChoice = "auto",
+    **runtime: Any,
 ) -> list[str]:
     """Run rows in order until they are done or the time is up.
 
@@ -32,7 +32,7 @@ def reproduce(
         minutes: stop training after so long, with the state saved.
         epochs: a reduced budget for every row, labelled so in its result.
         device: as in training.
-        precision: of training.
+        runtime: further fields of a training configuration that may change when a run goes on, as its precision.
 
     Returns:
         names of the rows that failed; each has a result that says why. One that another process trains is none.
@@ -47,10 +47,11 @@ def reproduce(
             print(f"== {row.name}: done, {done} epochs; remove {places.result(row)} to train it again", flush=True)
             continue
         if time.monotonic() > deadline:
+            print(f"the time is up before {row.name}", flush=True)
             break
         print(f"== {row.name}", flush=True)
         try:
-            run_row(row, places, epochs or row.epochs, device, deadline, precision)
+            run_row(row, places, epochs or row.epochs, device, deadline, **runtime)
         except BusyError as error:
             print(f"passed over: {error}", flush=True)
         except UserError as error:
@@ -70,7 +71,7 @@ def run_row(
     epochs: int,
     device: str,
     deadline: float = math.inf,
-    precision: PrecisionChoice = "auto",
+    **runtime: Any,
 ) -> None:
     """Train one row as far as the deadline allows, then release what there is.
 
@@ -79,7 +80,7 @@ def run_row(
         Stopped: training was interrupted. Where the deadline did it, finished epochs are released; whoever sends
             a signal wants the program to end now.
     """
-    config = row.config(epochs, runs_dir=places.runs, device=device, precision=precision)
+    config = row.config(epochs, runs_dir=places.runs, device=device, **runtime)
     try:
         fit(config, deadline=deadline)
     except Stopped as stopped:

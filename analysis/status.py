@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,7 @@ from data import DATASETS
 from errors import UserError
 from provenance import device_types
 from training.device import resolve_device
-from training.folder import is_running, read_record
+from training.folder import is_running, starts_of
 from training.log import METRICS_FILE
 from training.state import STATE_FILE
 
@@ -58,7 +57,7 @@ def _is_of(result: dict[str, Any] | None, kind: str) -> bool:
 def _status_line(row: Row, result: dict[str, Any] | None, speeds: Speeds, kind: str, places: Places) -> dict[str, Any]:
     log = _log(row, places)
     epochs = max(len(log), (result or {}).get("epochs") or 0)
-    if log and _log_is_of(places.runs / row.name, kind):
+    if log and _is_all_of(starts_of(places.runs / row.name, len(log)), kind):
         speed = float(log[-1]["images_per_second"])
     else:
         speed = result["images_per_second"] if _is_of(result, kind) else speeds.of(row)
@@ -84,9 +83,9 @@ def _status(row: Row, epochs: int, result: dict[str, Any] | None, places: Places
     return "partial" if epochs or (places.runs / row.name / STATE_FILE).exists() else "not run"
 
 
-def _log_is_of(folder: Path, kind: str) -> bool:
-    """Whether a run was trained on such a device alone: of which start an epoch in its log is, the log does not say."""
-    return set().union(*(device_types(start["hardware"]) for start in read_record(folder)["starts"])) == {kind}
+def _is_all_of(starts: list[dict[str, Any]], kind: str) -> bool:
+    """Whether they were on such a device alone: of which start an epoch of a log is, the log does not say."""
+    return set().union(*(device_types(start["hardware"]) for start in starts)) == {kind}
 
 
 def _log(row: Row, places: Places) -> list[dict[str, str]]:

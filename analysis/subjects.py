@@ -74,15 +74,17 @@ class Subject:
 
 
 def name_of(path: Path) -> str:
-    """Of the run folder, also for the model file in it, with the epoch for one that --keep-every kept there; else of
-    the file without its suffix."""
+    """Name of a run folder or of a model file.
+
+    A file is called as its run where it is the run's, with its epoch where --keep-every kept it, and else as itself.
+    """
     if path.is_dir():
         return path.resolve().name
-    file = path.resolve()
-    if path.name == MODEL_FILE and (path.parent / CONFIG_FILE).is_file():
-        return file.parent.name
-    if path.parent.name == EPOCHS_FOLDER and (path.parent.parent / CONFIG_FILE).is_file():
-        return f"{file.parent.parent.name}-{path.stem}"
+    folder = path.absolute().parent  # not resolved: a run's file may be a link into some other folder
+    if path.name == MODEL_FILE and (folder / CONFIG_FILE).is_file():
+        return folder.resolve().name
+    if folder.name == EPOCHS_FOLDER and (folder.parent / CONFIG_FILE).is_file():
+        return f"{folder.parent.resolve().name}-{path.stem}"
     return path.stem
 
 

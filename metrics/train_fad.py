@@ -38,7 +38,7 @@ from models import load_model, read_metadata, save_model
 from provenance import card_lines, combine
 from training.config import Config, Dataset
 from training.device import keep_freed_memory
-from training.folder import read_record
+from training.folder import starts_of
 from training.log import METRICS_FILE
 from training.loop import fit
 
@@ -110,7 +110,8 @@ def release(dataset: str, folder: Path, data_dir: Path | None = None) -> list[Pa
 
 def card(network: FeatureNetwork, folder: Path, data_dir: Path | None = None) -> str:
     """What a user of the released weights must know, as Markdown."""
-    run, origin, log = network.run, combine(read_record(folder)["starts"]), pd.read_csv(folder / METRICS_FILE)
+    run, log = network.run, pd.read_csv(folder / METRICS_FILE)
+    origin = combine(starts_of(folder, run["epochs"]))
     config = run["config"]
     lines = {
         "network": network.description,

@@ -21,7 +21,7 @@ LOCK_SECONDS = 1.0  # for which a start waits: whoever asks `is_running` holds t
 # What --fresh deletes, the state first: whatever ends the program in between, no run goes on without its log.
 OWN_FILES = (STATE_FILE, METRICS_FILE, RATES_FILE, MODEL_FILE, EVALUATION_FILE)
 EPOCHS_FOLDER = "epochs"
-EPOCH_MODELS = f"{EPOCHS_FOLDER}/epoch-*.safetensors"  # weights that --keep-every keeps
+EPOCH_MODELS = f"{EPOCHS_FOLDER}/epoch-[0-9]*.safetensors"  # weights that --keep-every keeps
 PICTURES = tuple(f"{IMAGES_FOLDER}/{name}*.png" for name in ("reconstructions", "samples"))
 EVALUATION_PICTURES = "evaluation-*.png"
 OWN_PATTERNS = (*PICTURES, EPOCH_MODELS, EVALUATION_PICTURES, "events.out.tfevents.*")
@@ -99,7 +99,7 @@ def _is_half_written(file: Path) -> bool:
 
 def epoch_file(folder: Path, epoch: int) -> Path:
     """Where --keep-every keeps the weights that the run in `folder` had after `epoch` epochs."""
-    return folder / EPOCH_MODELS.replace("*", f"{epoch:04}")
+    return folder / EPOCHS_FOLDER / f"epoch-{epoch:04}.safetensors"
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -121,6 +121,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
         raise UserError(f"{file} is not a run's configuration; choose another --name, or --fresh to replace it")
     return record
+
+
+def starts_of(folder: Path, epochs: int) -> list[dict[str, Any]]:
+    """The starts before the end of a run's first epochs, so many; whether each saved its part of one is not recorded.
+
+    Raises:
+        UserError: as `read_record`.
+    """
+    return [start for start in read_record(folder)["starts"] if start["epoch"] < epochs]
 
 
 @contextmanager

@@ -138,16 +138,10 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     log.epoch(_row(run, test_reconstruction))
     run.epoch, run.step, run.sums, run.seconds = run.epoch + 1, 0, {}, 0.0
     record = {"config": run.config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}
-    for file in _model_files(run):
-        save_model(run.model, file, record)
-    save(run)
-
-
-def _model_files(run: Run) -> Iterator[Path]:
-    """Where the weights of the epochs that are finished go."""
-    yield run.folder / MODEL_FILE
+    save_model(run.model, run.folder / MODEL_FILE, record)
     if run.config.keep_every and run.epoch % run.config.keep_every == 0:
-        yield epoch_file(run.folder, run.epoch)
+        save_model(run.model, epoch_file(run.folder, run.epoch), record | {"epoch_rule": "an epoch kept in training"})
+    save(run)
 
 
 def _row(run: Run, test_reconstruction: float) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """bfloat16 against float32, run by run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,20 @@ def test_there_is_nothing_to_compare_on_a_cpu(tmp_path: Path, capsys: pytest.Cap
     assert run_program(precisions.main, [*DIGITS, "--device", "cpu", "--out", str(tmp_path / "runs.csv")]) == 2
     assert capsys.readouterr().err.startswith("error: nothing is computed in bfloat16 on a CPU")
     assert not (tmp_path / "runs.csv").exists()
+
+
+def test_the_command_runs_what_is_missing_and_prints_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config = replace(preset("digits"), train_images=100, epochs=1, device="cpu", precision="fp32")
+    monkeypatch.setattr(Arguments, "configs", lambda _: [replace(config, seed=seed) for seed in (1, 2)])
+    arguments = ["--out", str(tmp_path / "runs.csv")]
+    assert run_program(precisions.main, arguments) == 0
+    table = pd.read_csv(tmp_path / "runs.csv")
+    assert table["seed"].tolist() == [1, 2] and table["loss"].nunique() == 2
+    monkeypatch.setattr(trials, "prepare", None)  # nothing is left to run
+    assert run_program(precisions.main, arguments) == 0
+    assert f"{table['loss'].mean():.4g}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])

@@ -138,10 +138,19 @@ def test_a_row_that_another_process_trains_is_passed_over(tmp_path: Path, capsys
     assert capsys.readouterr().out.count("another process is training in") == 2 and not places.results.exists()
 
 
-def test_no_time_left_runs_nothing(tmp_path: Path) -> None:
+def test_no_time_left_runs_nothing_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
-    assert reproduce((ROW,), places, minutes=-1, device="cpu") == []
-    assert not places.results.exists()
+    assert reproduce((ROW,), places, minutes=1e-9, device="cpu") == []
+    assert capsys.readouterr().out == "the time is up before tiny\n" and not places.results.exists()
+
+
+def test_a_row_keeps_weights_of_its_epochs_where_asked(tmp_path: Path) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
+    assert reproduce((ROW,), places, epochs=1, device="cpu", keep_every=1) == []
+    record, _ = evaluate(
+        Evaluation(places.runs / "tiny" / "epochs" / "epoch-0001.safetensors", metrics=("reconstruction",))
+    )
+    assert record["epoch_rule"] == "an epoch kept in training" and result(places)["epoch_rule"] == "last epoch"
 
 
 def test_a_deadline_inside_a_run_saves_it_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,12 +257,13 @@ def test_only_a_released_result_is_measured_again(places: Places, elsewhere: Pla
         remeasure(ROW, places_without, "cpu")
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--minutes", "2"), ("--epochs", "2"), ("--precision", "bf16")])
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--minutes", "2"), ("--epochs", "2"), ("--precision", "bf16"), ("--keep-every", "2")]
+)
 def test_measuring_again_takes_nothing_of_training(flag: str, value: str, capsys: pytest.CaptureFixture) -> None:
     assert run_program(program.main, ["--evaluate", flag, value]) == 2
-    assert (
-        capsys.readouterr().err == "error: --evaluate trains nothing: leave --minutes, --epochs and --precision out\n"
-    )
+    said = "error: --evaluate trains nothing: give it with --device and names of rows alone\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_reduced_budget_is_not_more_than_the_whole(capsys: pytest.CaptureFixture) -> None:

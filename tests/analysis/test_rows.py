@@ -50,7 +50,7 @@ def write_log(places: Places, epochs: int, *hardware: str) -> None:
     folder.mkdir(parents=True)
     rows = [f"{epoch},{0.1},{25.0}" for epoch in range(1, epochs + 1)]
     (folder / "metrics.csv").write_text("\n".join(["epoch,train_loss,images_per_second", *rows]) + "\n")
-    starts = [{"hardware": name} for name in hardware or ("a processor, 1 of 2 cores",)]
+    starts = [{"hardware": name, "epoch": 0} for name in hardware or ("a processor, 1 of 2 cores",)]
     (folder / "config.json").write_text(json.dumps({"config": {}, "starts": starts}))
 
 

@@ -55,6 +55,9 @@ OTHER_VALUES = {
 }
 
 
+FOREIGN = ("notes.txt", "images/mine.png", "epochs/epoch-mine.safetensors", "last.pt.bak")
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config(runs_dir=tmp_path, name="run")
@@ -146,7 +149,7 @@ def finished(run_dir: Path, uninterrupted: Path) -> Path:
     )
     for name in own:
         (run_dir / name).write_text("old")
-    for name in ("notes.txt", "images/mine.png", "last.pt.bak"):
+    for name in FOREIGN:
         (run_dir / name).write_text("foreign")
     return run_dir
 
@@ -158,8 +161,8 @@ def test_fresh_starts_over_and_keeps_foreign_files(
     names = {str(file.relative_to(finished)) for file in finished.rglob("*") if file.is_file()}
     own = {".lock", "config.json", "metrics.csv", "firing_rates.csv", "last.pt", "model.safetensors"}
     images = {f"images/{kind}{number}.png" for kind in ("reconstructions", "samples") for number in ("", "-0001")}
-    assert names == own | images | {"notes.txt", "images/mine.png", "last.pt.bak"}
-    assert all((finished / name).read_text() == "foreign" for name in ("notes.txt", "images/mine.png", "last.pt.bak"))
+    assert names == own | images | set(FOREIGN)
+    assert all((finished / name).read_text() == "foreign" for name in FOREIGN)
     assert results(finished)["metrics"] == results(uninterrupted)["metrics"][:1]
     assert [start["epoch"] for start in read_record(finished)["starts"]] == [0]
 

@@ -184,6 +184,25 @@ def test_weights_of_epochs_between_are_kept_where_asked(train: Callable, run_dir
     assert (name_of(kept), read_metadata(kept)["run"]["epochs"]) == (f"{run_dir.name}-epoch-0002", 2)
     for file, expected in ((kept, after_two), (run_dir, load_model(uninterrupted).state_dict())):
         assert all(torch.equal(value, expected[name]) for name, value in load_model(file).state_dict().items())
+    assert train("--epochs", "4") == 0
+    assert [*(run_dir / "epochs").iterdir()] == [kept]  # asked no more
+
+
+def test_files_of_a_run_are_called_as_the_run_from_wherever_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "scratch"
+    (elsewhere / "weights").mkdir(parents=True)
+    run.mkdir()
+    (run / "config.json").touch()
+    (run / "epochs").symlink_to(elsewhere / "weights")
+    (run / "model.safetensors").symlink_to(elsewhere / "weights" / "model.safetensors")
+    (elsewhere / "link").symlink_to(run)
+    assert name_of(run / "model.safetensors") == name_of(elsewhere / "link") == "run"
+    for folder, file in ((tmp_path, "run/epochs"), (run, "epochs"), (elsewhere, "link/epochs")):
+        monkeypatch.chdir(folder)
+        assert name_of(Path(file) / "epoch-0003.safetensors") == "run-epoch-0003"
+    assert name_of(elsewhere / "weights" / "epoch-0003.safetensors") == "epoch-0003"
 
 
 def test_the_saved_model_is_the_trained_one(uninterrupted: Path) -> None:

@@ -153,6 +153,20 @@ def test_a_refusal_comes_before_anything_is_written(
     assert not run_dir.exists()
 
 
+def test_a_step_computes_in_the_precision_that_it_is_given() -> None:
+    exact_loss, exact = loss_and_gradient(small(), nullcontext())
+    losses, gradients = {}, {}
+    for precision in ("fp32", "bf16"):
+        model = small()
+        metrics = training_step(
+            model, torch.optim.SGD(model.parameters(), 0.0), images(), Generator().manual_seed(0), precision
+        )
+        losses[precision] = metrics["loss"]
+        gradients[precision] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert losses["fp32"].equal(exact_loss) and gradients["fp32"].equal(exact)
+    assert not gradients["bf16"].equal(exact)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("backend", ["triton", "scan"])
 @pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
