@@ -4,7 +4,8 @@
     python train.py --dataset cifar10 --epochs 2 --dry-run
     python train.py --help                     # every field of the configuration is a flag
 
-Leaves runs/<dataset>-<model>-<variant>-seed<seed>/ with metrics.csv, pictures, last.pt and model.safetensors.
+Leaves runs/<dataset>-<model>-<variant>-seed<seed>/ with metrics.csv, pictures, last.pt and model.safetensors,
+with --keep-every also epochs/.
 The same command again goes on where the run stopped.
 """
 
