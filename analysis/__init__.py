@@ -5,8 +5,8 @@ One experiment of the paper each, a command that writes results/analysis: `time_
     (Fig. 5, 12, 13), `firing_rates` (Fig. 6, 7), `spike_operations` (energy, not in the paper).
 What all experiments share: `experiment` (settings and command), `subjects` (the models compared), `experiment_result`
     (files), `drawing`; `notebook` and `report` show them.
-Parts of one or two: `perturbation` (of a latent), `features` and `classifier` (Table III), `rate_histograms` and
-    `rate_log` (firing rates), `operations` (of synapses).
+Parts of one or two: `perturbation` (of a latent), `latents` (drawn for the figures of rates), `features` and
+    `classifier` (Table III), `rate_histograms` and `rate_log` (firing rates), `operations` (of synapses).
 One model or a file of images, for evaluate.py: `evaluation`, `generation` (metrics of samples), `comparison` (with the
     paper, in words).
 Runs behind the tables, for reproduce.py: `rows` (of experiments.toml), `reproduction` (train them), `release` (weights

@@ -118,11 +118,12 @@ TABLES_CASES = [
         s.put("notebooks/a.ipynb", "not JSON"),
     ),
 ]
-SEARCH = "analysis.precisions --dataset digits --train-images 300"
+SEARCH = "analysis.variant_switches --dataset digits --train-images 300"
 SEARCH_CASES = [
     Case("no seed", f"{SEARCH} --out t.csv --seeds", "there is no trial to run"),
     Case("trials below a file", f"{SEARCH} --out images.npz/t.csv", "cannot write images.npz/t.csv"),
     Case("trials in a folder", f"{SEARCH} --out runs", "runs is no table of trials"),
+    Case("bf16 on a CPU", "analysis.precisions --device cpu", "nothing is computed in bfloat16 on a CPU"),
 ]
 NO_TRIALS = {"empty": "", "no text": b"\xff\xfe\0", "of something else": "loss\n1\n"}
 TRIALS_CASES = [
@@ -136,7 +137,7 @@ TRIALS_CASES = [
                 "t.csv is no",
                 s.put("t.csv", content),
             )
-            for name in ("recipe_search", "variant_switches", "precisions")
+            for name in ("recipe_search", "variant_switches")
         ),
         *(
             Case(f"{name}: {what}", TABLES, f"{name} is no table", published(s.put(f"results/{name}", content)))
