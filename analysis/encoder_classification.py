@@ -120,7 +120,7 @@ class EncoderClassification(Experiment):
             models = {TRAINED: subject.model, UNTRAINED: untrained_copy(subject.model, train, self.seed, self.rates)}
             for kind, model in models.items():
                 encode = self._encoder(model, f"{subject.label}, {kind}")
-                controls = [f for f in found if f.kind == UNTRAINED] if kind == UNTRAINED else []
+                controls = [f for f in found if f.kind == kind == UNTRAINED]
                 found.append(Features(subject.label, kind, self._labelled(encode, splits, controls)))
         for size in sorted({s.model.config.latent_dim for s in subjects}):
             pca = PixelPCA(train, size)

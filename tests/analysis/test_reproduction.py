@@ -22,7 +22,7 @@ from cli import run_program
 from errors import UserError
 from models import load_model, read_metadata, save_model
 from training.config import Config
-from training.folder import run_lock
+from training.folder import epoch_file, run_lock
 from training.loop import fit
 from training.stop import Stopped
 
@@ -147,9 +147,7 @@ def test_no_time_left_runs_nothing_and_says_so(tmp_path: Path, capsys: pytest.Ca
 def test_a_row_keeps_weights_of_its_epochs_where_asked(tmp_path: Path) -> None:
     places = Places(tmp_path / "runs", tmp_path / "results", tmp_path / "pretrained")
     assert reproduce((ROW,), places, epochs=1, device="cpu", keep_every=1) == []
-    record, _ = evaluate(
-        Evaluation(places.runs / "tiny" / "epochs" / "epoch-0001.safetensors", metrics=("reconstruction",))
-    )
+    record, _ = evaluate(Evaluation(epoch_file(places.runs / "tiny", 1), metrics=("reconstruction",)))
     assert record["epoch_rule"] == "an epoch kept in training" and result(places)["epoch_rule"] == "last epoch"
 
 
