@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import tyro
 
 from errors import UserError
+from training.device import keep_freed_memory
 from training.stop import Stopped
 
 Arguments = TypeVar("Arguments")
@@ -64,6 +65,7 @@ def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = 
         if isinstance(stream, io.TextIOWrapper):  # a path may have a name that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     arguments = [argument for argument in arguments if argument != "--debug"]
+    keep_freed_memory()
     try:
         with _sigterm_raises():
             _call(main, arguments)

@@ -27,7 +27,6 @@ from cli import parse_arguments, run_program
 from errors import UserError, flag_of
 from files import write_json
 from training.config import Backend, Dataset
-from training.device import keep_freed_memory
 from training.folder import EVALUATION_FILE
 
 
@@ -73,7 +72,6 @@ def main(argv: list[str]) -> None:
     file = a.json or folder / EVALUATION_FILE
     asked = _asked(a, metrics)
     draws = _may_draw(a, folder / EVALUATION_FILE, asked)
-    keep_freed_memory()
     record, pictures = _images(a, metrics) if a.images else _checkpoint(a, metrics)
     print(as_text(comparison(record)), end="\n\n")
     for line in metric_lines(record):

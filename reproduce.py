@@ -20,13 +20,13 @@ import tyro
 from analysis.formats import as_text
 from analysis.release import remeasure
 from analysis.reproduction import reproduce
-from analysis.row_results import is_done
+from analysis.row_results import read_done
 from analysis.rows import Places, Plan, Row, read_plan
 from analysis.status import status_table
 from cli import parse_arguments, run_program
 from errors import UserError, check_at_least
 from training.config import PrecisionChoice
-from training.device import keep_freed_memory, resolve_device
+from training.device import resolve_device
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,6 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--minutes must be positive, got {arguments.minutes}")
     check_at_least(1, epochs=arguments.epochs, keep_every=arguments.keep_every)
     resolve_device(arguments.device)  # what is wrong with all rows is no row's failure
-    keep_freed_memory()
     minutes = math.inf if arguments.minutes is None else arguments.minutes
     rows = plan.select(arguments.names)
     _check_budget(arguments.epochs, rows)
@@ -93,9 +92,8 @@ def _check_budget(epochs: int | None, rows: tuple[Row, ...]) -> None:
 def _evaluate(arguments: Arguments, plan: Plan, places: Places) -> None:
     if arguments != Arguments(arguments.names, evaluate=True, device=arguments.device):
         raise UserError("--evaluate trains nothing: give it with --device and names of rows alone")
-    keep_freed_memory()
     rows = plan.select(arguments.names)
-    for row in rows if arguments.names else [r for r in rows if is_done(r, places) and places.weights(r).exists()]:
+    for row in rows if arguments.names else [r for r in rows if read_done(r, places) and places.weights(r).exists()]:
         print(f"== {row.name}", flush=True)
         remeasure(row, places, arguments.device)
 

@@ -19,7 +19,7 @@ import tyro
 from cli import parse_arguments, run_program
 from errors import UserError
 from training.config import Config, check_used, preset
-from training.device import keep_freed_memory, resolve_device
+from training.device import resolve_device
 from training.loop import fit
 from training.run import model_of
 
@@ -63,7 +63,6 @@ def main(argv: list[str]) -> None:
         print(f"would train in {config.run_dir}:")
         print("\n".join(f"  {name} = {value}" for name, value in config.to_dict().items()))
         return
-    keep_freed_memory()
     print(f"{config.model} ({config.variant}) on {config.dataset}: {config.run_dir}", flush=True)
     print(f"done: {fit(config, arguments.fresh)}")
 

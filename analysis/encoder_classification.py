@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -48,13 +47,6 @@ class Features(NamedTuple):
     """TRAINED, UNTRAINED or PIXELS"""
     of_both: list[Labelled]
     """of the training and of the test split"""
-
-    def equals(self, other: "Features") -> bool:
-        """Whether no classifier could tell them apart."""
-        return all(map(torch.equal, self._tensors(), other._tensors()))
-
-    def _tensors(self) -> list[Tensor]:
-        return [t for part in self.of_both for t in (part.features, part.mirrored) if t is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +136,7 @@ class EncoderClassification(Experiment):
         """The accuracies of each; equal ones, as untrained encoders of one structure give, are classified once."""
         done: list[tuple[Features, list[Accuracy]]] = []
         for f in features:
-            found = next((accuracies for other, accuracies in done if f.equals(other)), None)
+            found = next((accuracies for other, accuracies in done if f.of_both is other.of_both), None)
             if found is None:
                 seeds = range(self.seed, self.seed + self.n_classifiers)
                 title = f"{f.model}, {f.kind}: classifier"

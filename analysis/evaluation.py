@@ -13,7 +13,7 @@ from analysis.subjects import dataset_of, name_of, part_of_test_split
 from data import load_split
 from errors import UserError, check_at_least, check_seed
 from metrics import EIGHT_BIT, MEAN_IMAGE, eight_bit_loss, evaluate_reconstruction, mean_image_loss
-from models import load_model, read_metadata
+from models import load_model
 from neurons import backend_of, set_backend
 from provenance import provenance
 from training.device import resolve_backend, resolve_device
@@ -98,8 +98,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     device = resolve_device(request.device)
     model = load_model(request.checkpoint, device)
     set_backend(model, resolve_backend(request.backend, device))
-    run = read_metadata(request.checkpoint)["run"]
-    dataset = dataset_of(request.checkpoint, run, model.config, request.dataset)
+    run, dataset = model.run, dataset_of(request.checkpoint, model, request.dataset)
     scorers, left_out = prepare_metrics(request.metrics, dataset, request.files, device)
     if len(left_out) == len(request.metrics):
         raise UserError(next(iter(left_out.values())))

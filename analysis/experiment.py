@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar
 import tyro
 from torch import Tensor
 
-from analysis.experiment_result import RESULTS, Result, check_replaceable, write_result
+from analysis.experiment_result import ANALYSIS_RESULTS, Result, check_replaceable, write_result
 from analysis.formats import as_text
 from analysis.subjects import Subject, load_subjects
 from cli import parse_arguments
 from data import load_split
 from errors import UserError, check_at_least, check_seed, flag_of
 from training.config import Backend, Dataset
-from training.device import describe_backend, keep_freed_memory
+from training.device import describe_backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Experiment:
     """use the first so many test images only; all if None"""
     seed: int = 0
     """of all noise"""
-    out: Path = RESULTS
+    out: Path = ANALYSIS_RESULTS
     """folder for the result and the figures"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one"""
@@ -83,16 +83,17 @@ class Experiment:
 def experiment_main(kind: type[Experiment], description: str | None) -> Callable[[list[str]], None]:
     """The `main` of an experiment's module, for `cli.run_program`: parse, measure, print, write.
 
-    What is in `RESULTS` was measured by the default settings, so that nobody need look which they were. A result is
-    replaced by one of models of the same names with the same settings, and by no other.
+    What is in `ANALYSIS_RESULTS` was measured by the default settings, so that nobody need look which they were. A
+    result is replaced by one of models of the same names with the same settings, and by no other.
     """
 
     def main(argv: list[str]) -> None:
         experiment = parse_arguments(kind, argv, description)
-        if experiment.out == RESULTS and (changed := experiment.changed_settings()):
+        if experiment.out == ANALYSIS_RESULTS and (changed := experiment.changed_settings()):
             flags = ", ".join(flag_of(name) for name in changed)
-            raise UserError(f"{RESULTS} is for results by the default settings: give --out FOLDER beside {flags}")
-        keep_freed_memory()
+            raise UserError(
+                f"{ANALYSIS_RESULTS} is for results by the default settings: give --out FOLDER beside {flags}"
+            )
         subjects = experiment.load_subjects()
         name = experiment.file_name(subjects)
         check_replaceable(experiment.out, name, subjects, experiment.settings(), experiment.n_images)

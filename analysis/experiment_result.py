@@ -17,7 +17,7 @@ from errors import UserError
 from files import write_atomically, write_json
 from provenance import provenance
 
-RESULTS = Path("results/analysis")
+ANALYSIS_RESULTS = Path("results/analysis")
 RECORD_FIELDS = {"dataset", "protocol", "settings", "subjects", "hardware", "table_sha256"}
 SUBJECT_FIELDS = {"label", "name", "sha256", "dataset", "epochs", "config", "model"}
 

@@ -55,9 +55,7 @@ def untrained_copy(model: nn.Module, train_images: Tensor, seed: int = 0, kind: 
         seed: of the weights and of the choice of images.
         kind: of rates that are wanted of it, as in `encoder_rates`: `draw` prepares the whole model.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        control = build_model(model.config).to(train_images.device).train()
+    control = build_model(model.config, seed).to(train_images.device).train()
     set_backend(control, backend_of(model))
     for module in control.modules():
         if isinstance(module, ThresholdDependentBatchNorm):

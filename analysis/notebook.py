@@ -11,7 +11,7 @@ from analysis.comparison import comparison, metric_lines
 from analysis.drawing import rendered
 from analysis.evaluation import Evaluation, evaluate
 from analysis.experiment import Experiment
-from analysis.experiment_result import RESULTS, other_settings, read_experiment, stored_pictures
+from analysis.experiment_result import ANALYSIS_RESULTS, other_settings, read_experiment, stored_pictures
 from analysis.release import RELEASE_METRICS
 from analysis.row_results import is_of
 from analysis.subjects import Subject
@@ -70,17 +70,17 @@ def _stored(experiment: Experiment, subjects: Sequence[Subject]) -> tuple[dict, 
     """Record, table and pictures on file, if they are of these weights, or more, and of the settings asked for."""
     name = experiment.file_name(subjects)
     try:
-        record, table = read_experiment(RESULTS, name)
+        record, table = read_experiment(ANALYSIS_RESULTS, name)
     except UserError as error:
         print(f"measuring now: {error}")
         return None
     if not {s.describe()["sha256"] for s in subjects} <= {s["sha256"] for s in record["subjects"]}:
-        print(f"measuring now: {RESULTS}/{name}.json is of other weights")
+        print(f"measuring now: {ANALYSIS_RESULTS}/{name}.json is of other weights")
         return None
     if other := other_settings(record, experiment.settings()):
-        print(f"measuring now: {RESULTS}/{name}.json has another {', '.join(other)}")
+        print(f"measuring now: {ANALYSIS_RESULTS}/{name}.json has another {', '.join(other)}")
         return None
-    return record, table, stored_pictures(RESULTS, name)
+    return record, table, stored_pictures(ANALYSIS_RESULTS, name)
 
 
 def _measured(experiment: Experiment, subjects: list[Subject]) -> tuple[dict, pd.DataFrame, list[bytes]]:

@@ -20,7 +20,7 @@ from cli import parse_arguments, run_program
 from errors import UserError
 from metrics import evaluate_reconstruction
 from training.config import Config, Dataset, Model, Precision, Recipe, preset
-from training.device import keep_freed_memory, resolve_device
+from training.device import resolve_device
 from training.run import Run
 
 SETTINGS = ("recipe", "precision", "device")
@@ -68,7 +68,6 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Run what is missing, then print all that the file holds."""
     a = parse_arguments(Arguments, argv, __doc__)
-    keep_freed_memory()
     print(as_text(effects(run_trials(a.configs(), SETTINGS, split_loss, a.out))))
 
 

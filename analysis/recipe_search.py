@@ -23,7 +23,6 @@ from data import load_split
 from errors import UserError
 from metrics import evaluate_reconstruction
 from training.config import Config, Dataset, Model, preset
-from training.device import keep_freed_memory
 
 N_HELD_OUT = 1_000
 SETTINGS = ("batch_size", "lr", "bottleneck_lr_factor", "schedule", "warmup")
@@ -90,7 +89,6 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Run the trials that are missing, then print all of the data set and model, best first."""
     a = parse_arguments(Arguments, argv, __doc__)
-    keep_freed_memory()
     images = held_out(a)
     table = run_trials(
         a.trials(), SETTINGS, lambda run: evaluate_reconstruction(run.model, images.to(run.device)), a.out

@@ -11,7 +11,7 @@ from torch import Tensor
 from analysis.evaluation import Evaluation, evaluate
 from analysis.fingerprint import fingerprint
 from analysis.generation import FAD_PROTOCOLS
-from analysis.row_results import is_done, is_of, read_result
+from analysis.row_results import is_of, read_done
 from analysis.rows import Places, Row
 from errors import UserError
 from files import sha256_of, write_atomically, write_json
@@ -33,14 +33,14 @@ def release(row: Row, folder: Path, places: Places, device: str = "auto") -> dic
     The weights go out in half precision if that leaves the reconstruction loss alone.
     """
     training = training_figures(folder)
-    model, run = load_model(folder), read_metadata(folder)["run"]
+    model = load_model(folder)
     weights = places.weights(row)
     with TemporaryDirectory() as scratch:  # released weights stay as they are until those of this run are measured
         file = Path(scratch) / weights.name
-        save_model(model, file, run, torch.float16)
+        save_model(model, file, model.run, torch.float16)
         record, pictures = _measure(file, device)
-        if not _close(record["reconstruction_loss"]["value"], run["test_reconstruction"]):
-            save_model(model, file, run)
+        if not _close(record["reconstruction_loss"]["value"], model.run["test_reconstruction"]):
+            save_model(model, file, model.run)
             record, pictures = _measure(file, device)
         write_atomically(weights, file.read_bytes())
     record |= training
@@ -79,14 +79,14 @@ def remeasure(row: Row, places: Places, device: str = "auto") -> dict[str, Any]:
     Raises:
         UserError: the row has no result, or no released file, or one of another run.
     """
-    if not is_done(row, places):
+    before = read_done(row, places)
+    if not before:
         raise UserError(f"{row.name} has no result to measure again: `python reproduce.py {row.name}` makes one")
     if not places.weights(row).exists():
         raise UserError(
             f"{places.weights(row)} is not there, and some weights do not come with the repository: remove "
             f"{places.result(row)}, then `python reproduce.py {row.name}` makes both again"
         )
-    before = read_result(row, places)
     if not is_of(before, places.weights(row)):
         raise UserError(
             f"{places.weights(row)} are not the weights that {places.result(row)} is of: remove both, then "

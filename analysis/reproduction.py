@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.release import release
-from analysis.row_results import read_result
+from analysis.row_results import read_done
 from analysis.rows import Places, Row
 from errors import BusyError, UserError
 from files import write_json
@@ -96,8 +96,7 @@ def _has_news(row: Row, folder: Path, places: Places) -> bool:
 
 
 def _epochs_done(row: Row, places: Places) -> int:
-    result = read_result(row, places)
-    return result["epochs"] if result and result["status"] == "done" else 0
+    return (read_done(row, places) or {"epochs": 0})["epochs"]
 
 
 def _write_failure(row: Row, places: Places, error: UserError) -> None:

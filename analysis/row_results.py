@@ -33,9 +33,10 @@ def read_result(row: Row, places: Places) -> dict[str, Any] | None:
     return record
 
 
-def is_done(row: Row, places: Places) -> bool:
-    """Whether the row has a result with numbers, at whatever budget."""
-    return (read_result(row, places) or {}).get("status") == "done"
+def read_done(row: Row, places: Places) -> dict[str, Any] | None:
+    """The row's result if it has numbers, at whatever budget; errors as `read_result`."""
+    record = read_result(row, places)
+    return record if record and record["status"] == "done" else None
 
 
 def is_of(record: dict[str, Any], weights: Path) -> bool:

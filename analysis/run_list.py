@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.formats import markdown_table
 from analysis.generation import FAD_PROTOCOLS
-from analysis.row_results import is_done, read_result
+from analysis.row_results import read_done
 from analysis.rows import Places, Plan
 from metrics import MEAN_IMAGE
 
@@ -18,7 +18,7 @@ def run_list(plan: Plan, places: Places) -> str:
 
     Its links are those of a file in results/tables.
     """
-    records = [read_result(row, places) for row in plan.rows if is_done(row, places)]
+    records = [record for row in plan.rows if (record := read_done(row, places))]
     if not records:
         return "No run has a result yet.\n"
     table = pd.DataFrame([_line(record) for record in records])

@@ -1,6 +1,5 @@
 """The trained models that an experiment compares: loaded, checked against their data, labelled with their budget."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,8 @@ from torch import Generator, nn
 
 from data import DATASETS
 from errors import UserError
-from models import ModelConfig, load_model, read_metadata
+from files import sha256_of
+from models import load_model
 from models.checkpoint import MODEL_FILE, find_model_file
 from neurons import backend_of, set_backend
 from training.config import scheduled_epochs
@@ -121,26 +121,25 @@ def load_subjects(
 
 
 def _load(path: Path, dataset: str | None, device: torch.device, backend: str) -> Subject:
-    weights = find_model_file(path).read_bytes()  # before: a run under way may write others meanwhile
-    model, run = load_model(path, device), read_metadata(path)["run"]
-    dataset = dataset_of(path, run, model.config, dataset)
+    digest = sha256_of(find_model_file(path))  # before: a run under way may write others meanwhile
+    model = load_model(path, device)
+    dataset = dataset_of(path, model, dataset)
     set_backend(model, backend)
-    label, digest = model_label(model.config.model, run), hashlib.sha256(weights).hexdigest()
-    return Subject(name_of(path), path, model, dataset, label, run, digest)
+    return Subject(name_of(path), path, model, dataset, model_label(model.config.model, model.run), model.run, digest)
 
 
-def dataset_of(checkpoint: Path, run: dict[str, Any], config: ModelConfig, asked: str | None = None) -> str:
+def dataset_of(checkpoint: Path, model: nn.Module, asked: str | None = None) -> str:
     """The data set asked for, else the one that a model was trained on.
 
     Raises:
         UserError: nothing known, unknown, or images of another shape than the model's.
     """
-    dataset = asked or (run.get("config") or {}).get("dataset")
+    dataset = asked or (model.run.get("config") or {}).get("dataset")
     if dataset is None:
         raise UserError(f"{checkpoint} does not say what it was trained on; give --dataset")
     if dataset not in DATASETS:
         raise UserError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
-    DATASETS[dataset].check_images_of(checkpoint, config.image_channels, config.image_size)
+    DATASETS[dataset].check_images_of(checkpoint, model.config.image_channels, model.config.image_size)
     return dataset
 
 

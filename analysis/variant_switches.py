@@ -20,7 +20,6 @@ from analysis.trials import SAME_ARITHMETIC, run_trials
 from cli import parse_arguments, run_program
 from metrics import evaluate_reconstruction
 from training.config import Config, Dataset, preset
-from training.device import keep_freed_memory
 from training.run import Run
 
 SETTINGS = ("lif_surrogate", "strict_threshold", "sampler_surrogate", "latent_dim", "lr", "batch_size")
@@ -64,7 +63,6 @@ def switches(dataset: str, batch_size: int) -> dict[str, dict[str, Any]]:
 def main(argv: list[str]) -> None:
     """Run the trials that are missing, then print the effect of each switch."""
     a = parse_arguments(Arguments, argv, __doc__)
-    keep_freed_memory()
     changes = switches(a.dataset, a.batch_size).values()
     configs = (replace(a.base(), seed=seed, **change) for change in changes for seed in a.seeds)
     table = run_trials(configs, SETTINGS, first_test_images_loss, a.out)

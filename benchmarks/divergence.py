@@ -29,7 +29,7 @@ from models import build_model
 from neurons import set_backend
 from provenance import provenance
 from training.config import Config, Dataset, Model, preset
-from training.device import keep_freed_memory, resolve_backend, resolve_device
+from training.device import resolve_backend, resolve_device
 from training.run import NOISE, stream
 from training.step import make_optimizer, training_step
 
@@ -70,8 +70,7 @@ class Arguments:
 
 def losses(config: Config, images: Tensor, backend: str, n: int, move: Callable[[nn.Module], None]) -> Tensor:
     """Training losses [n] of n steps on uint8 images, from the initial weights that `move` has changed."""
-    torch.manual_seed(config.seed)
-    model = build_model(config.model_config()).to(images.device).train()
+    model = build_model(config.model_config(), config.seed).to(images.device).train()
     set_backend(model, backend)
     move(model)
     optimizer, noise = make_optimizer(model, config), stream(config, images.device, NOISE)
@@ -154,7 +153,6 @@ def verdict(record: dict[str, Any]) -> str:
 def main(argv: list[str]) -> None:
     """Train all, compare, print and write."""
     a = parse_arguments(Arguments, argv, __doc__)
-    keep_freed_memory()
     record = measure(a)
     print(verdict(record))
     if a.json is not None:

@@ -37,7 +37,7 @@ from neurons import BACKENDS, LIF, ThresholdDependentBatchNorm, reset_state
 from neurons.scan import LIFConstants
 from provenance import provenance
 from training.config import Dataset, Variant, preset
-from training.device import keep_freed_memory, resolve_device
+from training.device import resolve_device
 from training.graph import WARM_UP_STEPS, capture, on_side_stream, resolve_graph
 
 SEED = 0
@@ -275,7 +275,6 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Parse, measure, print and write."""
     a = parse_arguments(Arguments, argv, __doc__, default=Arguments(Benchmark()))
-    keep_freed_memory()
     device = resolve_device(a.benchmark.device)
     source, idle = provenance(device), cpu_idle_fraction()
     print(f"{a.benchmark.dtype}, batches of {a.benchmark.batch_size}, T = {a.benchmark.n_steps}, {source['hardware']}")

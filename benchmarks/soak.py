@@ -23,7 +23,7 @@ from errors import UserError
 from files import write_json
 from provenance import provenance
 from training.config import Config
-from training.device import keep_freed_memory, resolve_device
+from training.device import resolve_device
 from training.loop import fit
 from training.stop import Stopped
 
@@ -123,7 +123,6 @@ def main(argv: list[str]) -> None:
     a, what = parse_arguments(Arguments, own, __doc__), train.parse([*DIGITS, *of_training]).config
     if not a.minutes * 60 >= SETTLED + 2 * WINDOW:
         raise UserError(f"--minutes must be at least {(SETTLED + 2 * WINDOW) / 60:g}, got {a.minutes}")
-    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         config = replace(what, runs_dir=Path(folder), epochs=FOREVER, checkpoint_every=1 / 60)
         samples = soak(config, a.minutes)

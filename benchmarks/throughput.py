@@ -32,7 +32,7 @@ from files import write_json
 from models import ModelConfig, build_model
 from provenance import provenance
 from training.config import Backend, Config, CudaGraph, Dataset, Model, Precision, Variant, preset
-from training.device import keep_freed_memory, peak_memory_bytes, resolve_backend, resolve_device
+from training.device import peak_memory_bytes, resolve_backend, resolve_device
 from training.graph import WARM_UP_STEPS, resolve_graph
 from training.step import Runtime, make_optimizer, make_training_step, set_runtime
 
@@ -173,9 +173,7 @@ def measure(benchmark: Benchmark) -> Throughput:
 
 def make_step(benchmark: Benchmark, device: torch.device) -> Step:
     """A function that trains on one batch, or generates one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = build_model(benchmark.model_config()).to(device)
+    model = build_model(benchmark.model_config(), SEED).to(device)
     runtime = set_runtime(model, benchmark.config(), device)
     noise = Generator(device).manual_seed(SEED)
     if benchmark.mode == "sample":
@@ -314,7 +312,6 @@ def main(argv: list[str]) -> None:
 
 def prepare(a: Arguments) -> dict[str, Any]:
     """Set the threads, print what will be timed and how busy the machine is; that, JSON-serialisable."""
-    keep_freed_memory()
     if a.threads is not None:
         torch.set_num_threads(a.threads)
     of_all = {"backend": "each in turn", "cuda_graph": a.benchmark.cuda_graph} if a.compare else {}

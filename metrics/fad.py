@@ -27,7 +27,7 @@ from data import DATASETS, batches, is_at_hand, load_split
 from errors import UnavailableError, UserError
 from files import sha256_of
 from metrics.frechet import frechet_distance, statistics
-from models import Autoencoder, load_model, read_metadata
+from models import Autoencoder, load_model
 from models.authors import SUFFIXES
 from models.checkpoint import find_model_file
 
@@ -62,21 +62,19 @@ class FeatureNetwork:
         file: of its weights.
         origin: `shipped` with the project, `published` by the authors in a file of the user's, `unchecked` where such a
             file can only be told by its format, or `own`.
-        run: of an `own` one, what is stored of its training.
     """
 
     network: Autoencoder
     dataset: str
     file: Path
     origin: str
-    run: dict[str, Any]
 
     @property
     def description(self) -> str:
         """What a reader must know to compare numbers."""
         digest = sha256_of(self.file)[:12]
         by_format = "taken for Kamata et al.'s by its format, unchecked"
-        kind = {"own": f"own, {_budget(self.run)}", "unchecked": by_format}.get(self.origin, "by Kamata et al.")
+        kind = {"own": f"own, {_budget(self.network.run)}", "unchecked": by_format}.get(self.origin, "by Kamata et al.")
         note = ", FAD compares only with that of the same file" if self.origin == "own" else ""
         return f"autoencoder for {self.dataset}, {kind} ({self.file.name}, sha256 {digest}{note})"
 
@@ -105,9 +103,7 @@ def load_feature_network(
     if type(network) is not Autoencoder:  # the ANN VAE is one too
         raise UserError(f"{file} holds a {network.config.model}, not an autoencoder: give FAD's with --fad-weights")
     DATASETS[dataset].check_images_of(file, network.config.image_channels, network.config.image_size)
-    return FeatureNetwork(
-        network, dataset, file, _origin(file, dataset, is_given=bool(weights)), read_metadata(file)["run"]
-    )
+    return FeatureNetwork(network, dataset, file, _origin(file, dataset, is_given=bool(weights)))
 
 
 def _origin(file: Path, dataset: str, is_given: bool) -> str:

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,6 @@ def load_inception(weights: Path | None = None, device: torch.device | str = "cp
         UnavailableError: no file given, and the download fails.
         UserError: no such file, damaged, or other weights.
     """
-    _require_torch_fidelity()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     weights = weights or _downloaded()
@@ -123,7 +121,6 @@ def load_imagenet_inception(weights: Path | None, device: torch.device | str = "
             "the paper's Inception score needs torchvision's ImageNet weights: get "
             f"{Inception_V3_Weights.IMAGENET1K_V1.url} and give it with --imagenet-inception-weights"
         )
-    _require_torch_fidelity()
     _check_file(weights)
     network = inception_v3(weights=None, transform_input=False, init_weights=False)
     try:
@@ -131,11 +128,6 @@ def load_imagenet_inception(weights: Path | None, device: torch.device | str = "
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{weights} holds other weights than torchvision's inception_v3") from error
     return network.eval().requires_grad_(False).to(device)
-
-
-def _require_torch_fidelity() -> None:
-    if find_spec("torch_fidelity") is None:
-        raise UnavailableError("torch-fidelity is not installed: `pip install -r requirements.txt`")
 
 
 def _check_file(weights: Path) -> None:

@@ -34,10 +34,9 @@ from metrics.fad import (
     load_feature_network,
     training_images,
 )
-from models import load_model, read_metadata, save_model
+from models import load_model, save_model
 from provenance import card_lines, combine
 from training.config import Config, Dataset
-from training.device import keep_freed_memory
 from training.folder import starts_of
 from training.log import METRICS_FILE
 from training.loop import fit
@@ -88,7 +87,6 @@ def recipe(dataset: str, n_images: int | None = None) -> Config:
 def main(argv: list[str]) -> None:
     """Parse, train, and say how to use what was trained."""
     a = parse_arguments(Arguments, argv, __doc__)
-    keep_freed_memory()
     settings = {f: getattr(a, f) for f in ("epochs", "train_images", "seed", "data_dir", "runs_dir", "device")}
     folder = fit(replace(recipe(a.dataset, a.train_images), **settings), a.fresh)
     if a.release:
@@ -102,7 +100,8 @@ def main(argv: list[str]) -> None:
 def release(dataset: str, folder: Path, data_dir: Path | None = None) -> list[Path]:
     """Write pretrained/fad-<dataset>.safetensors, in half precision, and its card from a run folder."""
     file = OWN / f"fad-{dataset}.safetensors"
-    save_model(load_model(folder), file, read_metadata(folder)["run"], torch.float16)
+    model = load_model(folder)
+    save_model(model, file, model.run, torch.float16)
     network = load_feature_network(dataset, file)
     write_atomically(file.with_suffix(".md"), card(network, folder, data_dir).encode())
     return [file, file.with_suffix(".md")]
@@ -110,7 +109,7 @@ def release(dataset: str, folder: Path, data_dir: Path | None = None) -> list[Pa
 
 def card(network: FeatureNetwork, folder: Path, data_dir: Path | None = None) -> str:
     """What a user of the released weights must know, as Markdown."""
-    run, log = network.run, pd.read_csv(folder / METRICS_FILE)
+    run, log = network.network.run, pd.read_csv(folder / METRICS_FILE)
     origin = combine(starts_of(folder, run["epochs"]))
     config = run["config"]
     lines = {

@@ -46,11 +46,7 @@ class ANNVAE(Autoencoder):
         self.kl_weight = 1.0 / n_batches
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [N, C, H, W] in [-1, 1] -> mean and log-variance of the posterior, [N, D] each.
-
-        Raises:
-            UserError: images of another size than the model's.
-        """
+        """Images [N, C, H, W] in [-1, 1] -> mean and log-variance of the posterior, [N, D] each."""
         features = self.features(x).to(x)
         with full_precision(x):
             return self.to_mean(features), self.to_log_variance(features)
@@ -62,11 +58,7 @@ class ANNVAE(Autoencoder):
         return self.decode(torch.randn(shape, generator=generator, device=weight.device, dtype=weight.dtype))
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> ANNVAEOutput:
-        """Images [N, C, H, W] in [-1, 1] -> reconstruction and posterior; the latent is drawn in evaluation too.
-
-        Raises:
-            UserError: images of another size than the model's.
-        """
+        """Images [N, C, H, W] in [-1, 1] -> reconstruction and posterior; the latent is drawn in evaluation too."""
         mean, log_variance = self.encode(x)
         normal = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         latent = mean + torch.exp(0.5 * log_variance) * normal

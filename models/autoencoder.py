@@ -58,19 +58,11 @@ class Autoencoder(Model):
         self.to(memory_format=torch.channels_last)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> features [N, D].
-
-        Raises:
-            UserError: images of another size than the model's.
-        """
+        """Images [N, C, H, W] in [-1, 1] -> features [N, D]."""
         return self.to_latent(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> what the linear layers see, [N, 4 * widths[-1]].
-
-        Raises:
-            UserError: images of another size than the model's.
-        """
+        """Images [N, C, H, W] in [-1, 1] -> what the linear layers see, [N, 4 * widths[-1]]."""
         self.config.check_images(x)
         return self.encoder(x).flatten(1)
 
@@ -80,11 +72,7 @@ class Autoencoder(Model):
         return torch.tanh(self.readout(self.decoder(features)).to(latent))
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> AutoencoderOutput:
-        """Images [N, C, H, W] in [-1, 1] -> reconstruction and features; nothing is random.
-
-        Raises:
-            UserError: images of another size than the model's.
-        """
+        """Images [N, C, H, W] in [-1, 1] -> reconstruction and features; nothing is random."""
         latent = self.encode(x)
         return AutoencoderOutput(self.decode(latent), latent)
 

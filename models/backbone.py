@@ -39,8 +39,7 @@ class SpikingBlock(nn.Module):
         A convolution's input must be spikes.
         """
         x = x_seq.flatten(0, 1)
-        sums_up = self._looks_sums_up(x)
-        current = spike_conv(self.synapse, x) if sums_up else self._current(x)
+        current = spike_conv(self.synapse, x) if self._uses_spike_kernel(x) else self._current(x)
         current = current.unflatten(0, x_seq.shape[:2])
         if coefficients is not None:
             return self.lif.summed(current, coefficients, self.norm, self.synapse.bias)
@@ -50,7 +49,7 @@ class SpikingBlock(nn.Module):
         """[N, ...], the same input at every step -> spikes [T, N, ...]. Synapse and tdBN run once."""
         return self.lif(self._current(x)[None], self.norm, self.synapse.bias, n_steps)
 
-    def _looks_sums_up(self, x: Tensor) -> bool:
+    def _uses_spike_kernel(self, x: Tensor) -> bool:
         """Whether the CPU kernel for spikes takes the convolution."""
         is_conv = isinstance(self.synapse, (nn.Conv2d, nn.ConvTranspose2d))
         return is_conv and self.lif.backend == "native" and x.dtype == self.synapse.weight.dtype == torch.float32

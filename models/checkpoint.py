@@ -57,6 +57,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> nn.Modul
         return _load_published(file).to(device).eval()
     metadata = read_metadata(file)
     model = _filled(ModelConfig.from_dict(metadata["model"]), load_file(file), file)
+    model.run = metadata["run"]
     return model.to(device).eval()
 
 

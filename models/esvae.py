@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from losses import mmd2, reconstruction_loss
 from models.backbone import Decoder, Encoder, MembraneReadout
-from models.base import Model
+from models.base import SpikingModel
 from models.config import ModelConfig
 from neurons import PoissonSampler, sampler_surrogate
 from neurons.precision import full_precision
@@ -24,7 +24,7 @@ class ESVAEOutput:
     z: Tensor
 
 
-class ESVAE(Model):
+class ESVAE(SpikingModel):
     """Efficient spiking VAE.
 
     image -> encoder -> spikes x_e -> firing rate r_p -> Poisson sampler -> z -> decoder -> image; to generate,
@@ -56,30 +56,10 @@ class ESVAE(Model):
         self.decoder = Decoder(config, MembraneReadout(config))
         self.to(memory_format=torch.channels_last)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> encoder spikes x_e, 0 or 1, [T, N, D].
-
-        Raises:
-            UserError: images of another size than the model's.
-        """
-        return self.encoder(x)
-
-    def firing_rate(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> posterior rates r_p in {0, 1/T, ..., 1}, [N, D] (Eq. 5).
-
-        Raises:
-            UserError: images of another size than the model's.
-        """
-        return self.encode(x).mean(0)
-
     def prior_rate(self, normal: Tensor) -> Tensor:
         """Standard normal noise [N, D] -> prior rates r_q = sigmoid(W n + c) in (0, 1), [N, D]."""
         with full_precision(normal):  # its rates are continuous, and rounded ones would be another prior
             return torch.sigmoid(self.bottleneck(normal))
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
-        return self.decoder(z)
 
     def sample_posterior(self, x_spikes: Tensor, generator: Generator | None = None) -> Tensor:
         """Encoder spikes x_e [T, N, D] -> latent spikes z [T, N, D], drawn from their firing rates."""
@@ -88,10 +68,6 @@ class ESVAE(Model):
     def sample_latent(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw n latent spike trains from the prior: z_q [T, n, D]."""
         return self.sampler(self.prior_rate(self._normal(n, generator)), generator)
-
-    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Generate n images [n, C, H, W] in [-1, 1] (Algorithm 1, GenerateImages)."""
-        return self.decode(self.sample_latent(n, generator))
 
     def forward(
         self,
@@ -107,9 +83,6 @@ class ESVAE(Model):
             generator: source of the noise that is not given.
             uniform: noise of the sampler in [0, 1), [T, N, D].
             normal: noise of the prior, [N, D].
-
-        Raises:
-            UserError: images of another size than the model's.
         """
         posterior_rate = self.firing_rate(x)
         prior_rate = self.prior_rate(self._normal(len(x), generator) if normal is None else normal)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from losses import bernoulli_kl, psp_mmd, reconstruction_loss
 from models.backbone import Decoder, Encoder, MembraneReadout, SpikingBlock
-from models.base import Model
+from models.base import SpikingModel
 from models.config import ModelConfig
 from neurons import detach_state, reset_state
 
@@ -57,7 +57,7 @@ class LatentNetwork(nn.Module):
         return self.layers(x_seq).unflatten(-1, self.candidates).to(x_seq)
 
 
-class FSVAE(Model):
+class FSVAE(SpikingModel):
     """Fully spiking VAE.
 
     The posterior network sees x_e[t] and z[t-1], the prior network z[t-1]; each puts out k binary candidates per
@@ -94,22 +94,6 @@ class FSVAE(Model):
         """Draw every input that scheduled sampling might replace, and then take it or leave it."""
         self.draws_always = True
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> encoder spikes x_e, 0 or 1, [T, N, D].
-
-        Raises:
-            UserError: images of another size than the model's.
-        """
-        return self.encoder(x)
-
-    def firing_rate(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] -> mean over T of x_e, [N, D].
-
-        Raises:
-            UserError: images of another size than the model's.
-        """
-        return self.encode(x).mean(0)
-
     def posterior(self, x_spikes: Tensor, z: Tensor) -> Tensor:
         """x_e and z [T, N, D] -> candidates q [T, N, D, k]; step t sees x_e[t] and z[t-1]. No gradient into z."""
         return from_rest(self.posterior_network, torch.cat([x_spikes, previous(z.detach())], dim=-1))
@@ -117,10 +101,6 @@ class FSVAE(Model):
     def prior(self, z: Tensor) -> Tensor:
         """z [T, N, D] -> candidates p [T, N, D, k]; step t sees z[t-1]. No gradient into z."""
         return from_rest(self.prior_network, previous(z.detach()))
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Latent spikes z [T, N, D] -> images [N, C, H, W] in [-1, 1]."""
-        return self.decoder(z)
 
     def sample_posterior(self, x_spikes: Tensor, generator: Generator | None = None) -> Tensor:
         """Encoder spikes x_e [T, N, D] -> z [T, N, D], drawn step by step. Meant for evaluation mode."""
@@ -133,19 +113,12 @@ class FSVAE(Model):
         index = self._pick(n, weight.device, generator)
         return draw_stepwise(self.prior_network, weight.new_empty(self.config.n_steps, n, 0), index, recompute=False)
 
-    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Generate n images [n, C, H, W] in [-1, 1]."""
-        return self.decode(self.sample_latent(n, generator))
-
     def forward(self, x: Tensor, generator: Generator | None = None) -> FSVAEOutput:
         """Images [N, C, H, W] in [-1, 1] -> reconstruction, z, q and p.
 
         z is first drawn step by step without a gradient, to be fed back; one pass over all steps then gives q,
         and the same picks choose the z that is decoded. In evaluation mode the two are equal; in training mode
         batch statistics over more steps make them differ in places, as in the released program.
-
-        Raises:
-            UserError: images of another size than the model's.
         """
         x_spikes = self.encode(x)
         index = self._pick(len(x), x.device, generator)

@@ -1,5 +1,7 @@
 """Names of the models; docs/extending.md says what a new one needs."""
 
+import torch
+
 from errors import UserError
 from models.ann_vae import ANNVAE
 from models.autoencoder import Autoencoder
@@ -13,13 +15,21 @@ MODELS: dict[str, type[Model]] = {"esvae": ESVAE, "fsvae": FSVAE, "taid": TAID, 
 FEATURE_NETWORKS: dict[str, type[Model]] = {"autoencoder": Autoencoder}  # what metrics look at images with
 
 
-def build_model(config: ModelConfig) -> Model:
-    """A freshly initialised model (PyTorch's default initialisation, from the global generator).
+def build_model(config: ModelConfig, seed: int | None = None) -> Model:
+    """A freshly initialised model by PyTorch's default initialisation, on the CPU.
+
+    Args:
+        config: of the model.
+        seed: fixes its weights and leaves PyTorch's global generator as it is, which draws them if None.
 
     Raises:
         UserError: no model of that name.
     """
-    return model_type(config.model)(config)
+    if seed is None:
+        return model_type(config.model)(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model_type(config.model)(config)
 
 
 def model_type(name: str) -> type[Model]:

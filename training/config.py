@@ -170,10 +170,10 @@ class Config:
     @property
     def schedule_needs_epochs(self) -> bool:
         """Whether training depends on the total number of epochs: scheduled sampling does, and most learning rates."""
-        return model_type(self.model).needs_n_epochs or self.rates_change
+        return model_type(self.model).needs_n_epochs or self.learning_rates_change
 
     @property
-    def rates_change(self) -> bool:
+    def learning_rates_change(self) -> bool:
         """Whether learning rates change during the run."""
         return self.schedule != "constant" or self.warmup > 0
 

@@ -15,7 +15,7 @@ from training.device import resolve_device
 from training.evaluation import ReconstructionTest
 from training.graph import Step
 from training.log import check_log
-from training.schedule import rates_as_tensors
+from training.schedule import learning_rates_as_tensors
 from training.state import STATE_FILE, RunState, load_state, save_state
 from training.step import Runtime, make_optimizer, make_training_step, set_runtime
 
@@ -59,8 +59,8 @@ def prepare(config: Config) -> Run:
     test = load_split(config.dataset, "test", config.data_dir, device=device).images
     model, runtime = model_of(config, device)
     optimizer, noise = make_optimizer(model, config), stream(config, device, NOISE)
-    if runtime.records and config.rates_change:
-        rates_as_tensors(optimizer, device)
+    if runtime.records and config.learning_rates_change:
+        learning_rates_as_tensors(optimizer, device)
     step = make_training_step(model, optimizer, noise, config.batch_size, runtime)
     scoring = ReconstructionTest(model, test, records=runtime.records)
     return Run(config, config.run_dir, device, train, model, optimizer, noise, runtime, step, scoring)
@@ -84,9 +84,7 @@ def model_of(config: Config, device: torch.device) -> tuple[nn.Module, Runtime]:
     Raises:
         UserError: sizes that no model has, or a backend, precision or graph that is not to be had on the device.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = build_model(config.model_config()).to(device)
+    model = build_model(config.model_config(), config.seed).to(device)
     return model, set_runtime(model, config, device)
 
 

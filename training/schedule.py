@@ -33,7 +33,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, rates: tuple[float, ...
             group["lr"] = rate
 
 
-def rates_as_tensors(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+def learning_rates_as_tensors(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """Keep each rate in memory of the device, in float32, where a CUDA graph looks it up at every replay."""
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)

@@ -42,7 +42,7 @@ def test_the_released_codes_variant_stands_for_a_model_only_where_there_is_no_ot
 @pytest.fixture
 def stored(small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LatentRaster:
     """An experiment whose result, with a number that no measurement gives, is on file."""
-    monkeypatch.setattr(notebook, "RESULTS", tmp_path)
+    monkeypatch.setattr(notebook, "ANALYSIS_RESULTS", tmp_path)
     experiment = LatentRaster(checkpoint=(small_models["esvae"],), n_images=5, device="cpu")
     subjects = experiment.load_subjects()
     result = experiment.measure(subjects)
@@ -68,7 +68,7 @@ def test_a_rerun_measures_and_leaves_the_file(stored: LatentRaster, tmp_path: Pa
 def test_a_result_of_more_models_than_asked_for_is_shown(
     small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr(notebook, "RESULTS", tmp_path)
+    monkeypatch.setattr(notebook, "ANALYSIS_RESULTS", tmp_path)
     both = LatentRaster(checkpoint=(small_models["esvae"], small_models["fsvae"]), n_images=5, device="cpu")
     subjects = both.load_subjects()
     write_result(tmp_path, both.file_name(subjects), both.measure(subjects))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.row_results import is_done, read_result
+from analysis.row_results import read_done
 from analysis.rows import EXPERIMENTS_FILE, Places, Row, read_plan
 from analysis.status import status_table
 from errors import UserError
@@ -237,8 +237,7 @@ def test_a_failed_row_needs_no_numbers(plan, places) -> None:
 def test_committed_weights_and_results_are_of_committed_code() -> None:
     places = Places(results=ROOT / "results", pretrained=ROOT / "pretrained")
     for row in read_plan(ROOT / EXPERIMENTS_FILE).rows:
-        if is_done(row, places):
-            record = read_result(row, places)
+        if record := read_done(row, places):
             for made in (record, record["trained"]):
                 assert re.fullmatch("[0-9a-f]{40}( then [0-9a-f]{40})*", made["commit"]), row.name
 
@@ -246,9 +245,9 @@ def test_committed_weights_and_results_are_of_committed_code() -> None:
 def test_a_committed_result_is_of_the_configuration_that_its_row_makes() -> None:
     places, compared = Places(results=ROOT / "results", pretrained=ROOT / "pretrained"), []
     for row in read_plan(ROOT / EXPERIMENTS_FILE).rows:
-        if is_done(row, places):
+        if record := read_done(row, places):
             # A field that is younger than the result had the default; epochs may be fewer than the row's.
-            stored, wanted = Config().to_dict() | read_result(row, places)["config"], row.config().to_dict()
+            stored, wanted = Config().to_dict() | record["config"], row.config().to_dict()
             names = Config().identity().keys() - {"epochs"}
             assert {name: stored[name] for name in names} == {name: wanted[name] for name in names}, row.name
             compared.append(row.recipe)

@@ -19,7 +19,7 @@ from analysis.formats import as_latex, markdown_table
 from analysis.full_budget import Table, full_budget_table
 from analysis.published import PAPER
 from analysis.release import card
-from analysis.row_results import is_done, read_result
+from analysis.row_results import read_done
 from analysis.rows import Places, Plan, Row, read_plan
 from analysis.summaries import NOT_MEASURED, SUMMARIES, summaries
 from analysis.table1 import HEADINGS, table1
@@ -367,6 +367,6 @@ def test_the_committed_page_and_tables_are_what_the_command_makes(monkeypatch: p
 def test_the_committed_cards_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for row in read_plan().rows:
-        if is_done(row, Places()):
+        if record := read_done(row, Places()):
             written = Path("pretrained") / f"{row.name}.md"
-            assert written.read_text() == card(read_result(row, Places())), f"reproduce.py --evaluate {row.name}"
+            assert written.read_text() == card(record), f"reproduce.py --evaluate {row.name}"

@@ -120,7 +120,7 @@ def kept_per_image(monkeypatch: pytest.MonkeyPatch, look_up: bool) -> float:
     """Floats that the native backend keeps for the backward pass, with dense convolutions or with its own."""
     with monkeypatch.context() as patch:
         if not look_up:
-            patch.setattr(SpikingBlock, "_looks_sums_up", lambda block, x: False)
+            patch.setattr(SpikingBlock, "_uses_spike_kernel", lambda block, x: False)
         network = build_model(replace(CIFAR10, n_steps=4)).train()
         set_backend(network, "native")
         own = {p.untyped_storage().data_ptr() for p in (*network.parameters(), *network.buffers())}

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
 from data import load_split, to_unit_range
 from errors import UnavailableError, UserError
@@ -35,9 +36,6 @@ from metrics.inception import (
     resize_standard,
     standard_score,
 )
-
-pytest.importorskip("torch_fidelity")
-from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 
 import training.step
 from training.config import preset
-from training.schedule import learning_rate_factor, rates_as_tensors, set_learning_rates
+from training.schedule import learning_rate_factor, learning_rates_as_tensors, set_learning_rates
 
 
 def test_a_constant_rate_without_warm_up_is_the_rate() -> None:
@@ -36,7 +36,7 @@ def test_each_group_gets_its_rate_and_a_tensor_keeps_its_place() -> None:
     optimizer = torch.optim.AdamW([{"params": weight} for weight in weights], fused=True)
     set_learning_rates(optimizer, (0.1, 0.2))
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
-    rates_as_tensors(optimizer, torch.device("cpu"))
+    learning_rates_as_tensors(optimizer, torch.device("cpu"))
     kept = [group["lr"] for group in optimizer.param_groups]
     set_learning_rates(optimizer, (0.3, 0.4))
     assert all(group["lr"] is tensor for group, tensor in zip(optimizer.param_groups, kept, strict=True))
