@@ -2,7 +2,7 @@
 
 One experiment of the paper each, a command that writes results/analysis: `time_shuffle` (Table II, Fig. 1),
     `encoder_classification` (Table III), `image_grids` (Fig. 3, 8 to 11), `latent_raster` (Fig. 4), `noise_robustness`
-    (Fig. 5, 12, 13), `firing_rates` (Fig. 6, 7), `spike_operations` (energy, not in the paper).
+    (Fig. 5, 12, 13), `firing_rates` (Fig. 6, 7), `spike_operations` (energy) and `fad_parts`, not in the paper.
 What all experiments share: `experiment` (settings and command), `subjects` (the models compared), `experiment_result`
     (files), `drawing`; `notebook` and `report` show them.
 Parts of one or two: `perturbation` (of a latent), `latents` (drawn for the figures of rates), `features` and

@@ -89,6 +89,10 @@ def _of_measure(name: str, form: str) -> Callable[[Measured], str]:
     return lambda m: form.format(float(m.table.set_index("measure").loc[name, m.label]))
 
 
+def _fad(part: str) -> Callable[[Measured], str]:
+    return lambda m: f"{m.number(part):.1f}"
+
+
 def _energy(stage: str) -> Callable[[Measured], str]:
     return lambda m: f"{m.number('energy_microjoule', stage=stage, layer='sum'):.1f}"
 
@@ -145,6 +149,12 @@ SUMMARIES: Mapping[str, Columns] = MappingProxyType(
             "reconstruction [µJ]": _energy("reconstruction"),
             "generation [µJ]": _energy("generation"),
             "parameters of both": _parameters,
+        },
+        "fad_parts": {
+            "images": lambda m: "5,120" if m.record["n_images"] is None else _images(m),
+            "FAD of real images": _fad("real"),
+            "reconstructed": _fad("reconstructed"),
+            "generated": _fad("generated"),
         },
     }
 )

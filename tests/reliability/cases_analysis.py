@@ -14,7 +14,7 @@ from tests.reliability.spoil import Case
 
 EXPERIMENTS = (
     *("time_shuffle", "noise_robustness", "encoder_classification", "firing_rates", "latent_raster", "image_grids"),
-    "spike_operations",
+    *("spike_operations", "fad_parts"),
 )
 SPIKING = EXPERIMENTS[:5]
 COMMANDS = {name: f"analysis.{name} --device cpu --out out" for name in EXPERIMENTS}
