@@ -16,6 +16,13 @@ from training.stop import StopRequest
 if not torch.cuda.is_available():  # Triton looks when it is imported, which PyTorch does as late as in the optimizers
     os.environ["TRITON_INTERPRET"] = "1"
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` need one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+
 # variant: (surrogate kind, fires only above the threshold, centre of the box on the membrane, width of the box)
 VARIANTS = {"paper": ("paper", False, 0.2, 0.5), "code": ("code", True, 0.0, 1.0)}
 

@@ -46,29 +46,6 @@ def test_mmd2_is_not_rounded_by_autocast() -> None:
     assert found.equal(mmd2(x, y))
 
 
-def test_mmd2_does_not_depend_on_the_order_of_its_batches() -> None:
-    x, y = rates(6), rates(9, seed=1)
-    torch.testing.assert_close(mmd2(x, y), mmd2(y, x), rtol=0, atol=1e-14)
-    torch.testing.assert_close(mmd2(x, y), mmd2(x.flip(0), y.roll(2, 0)), rtol=0, atol=1e-14)
-
-
-def test_mmd2_of_a_batch_with_itself_is_zero() -> None:
-    x = rates(16, 128).float()
-    assert mmd2(x, x).abs() < 1e-6
-    assert mmd2(x, rates(16, 128, seed=1, shift=0.3).float()) > 0.1
-
-
-def test_mmd2_does_not_depend_on_the_scale_of_the_rates() -> None:
-    x, y = rates(6), rates(9, seed=1, shift=0.1)
-    torch.testing.assert_close(mmd2(1e-3 * x, 1e-3 * y), mmd2(x, y))
-
-
-def test_mmd2_grows_with_the_separation_of_the_batches() -> None:
-    distances = [mmd2(rates(32), rates(32, seed=1, shift=shift)).item() for shift in (0.0, 0.1, 0.2, 0.4, 0.8)]
-    assert distances == sorted(distances)
-    assert distances[-1] > 10 * distances[0]
-
-
 @pytest.mark.parametrize(("n", "m", "d"), [(7, 4, 5), (3, 3, 7), (5, 9, 33), (64, 64, 128)])
 def test_mmd2_where_all_points_coincide_is_zero_with_a_zero_gradient(n: int, m: int, d: int) -> None:
     for point in (torch.zeros(d), torch.full((d,), 0.3), rates(1, d)[0].float(), rates(1, d, seed=5)[0].float()):

@@ -72,11 +72,6 @@ def test_synaptic_operations_of_two_layers_equal_a_hand_count(counted) -> None:
     assert operations.total("macs") == 0
 
 
-def test_a_spike_at_the_border_reaches_fewer_outputs(counted) -> None:
-    assert [reached_by_conv(place, 8) for place in range(8)] == [1, 2, 1, 2, 1, 2, 1, 1]
-    assert [reached_by_transposed(place, 4) for place in range(4)] == [2, 3, 3, 3]
-
-
 def test_rates_are_spikes_per_value_and_step(counted) -> None:
     operations, network, spikes = counted
     layers = operations.layers.set_index("layer")

@@ -12,7 +12,6 @@ from analysis.precisions import Arguments, effects
 from cli import run_program
 from training.config import preset
 
-needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 DIGITS = ["--dataset", "digits", "--train-images", "100", "--epochs", "1", "--seeds", "1", "2"]
 
 
@@ -44,9 +43,9 @@ def test_the_command_runs_what_is_missing_and_prints_all(
     assert f"{table['loss'].mean():.4g}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
+@pytest.mark.gpu
 def test_the_command_runs_each_once_and_in_its_precision(
-    _gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = [*DIGITS, "--out", str(tmp_path / "runs.csv")]
     assert run_program(precisions.main, arguments) == 0

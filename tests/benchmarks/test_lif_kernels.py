@@ -43,7 +43,6 @@ def test_the_plain_loop_has_the_gradients_of_scan(layer: Layer, variant: str) ->
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("backend", ["compiled", "triton"])
 def test_on_a_gpu_the_gradients_are_those_of_scan(backend: str, variant: str) -> None:
     for layer in LAYERS * 4:  # more than torch.compile takes without a reset
@@ -51,7 +50,6 @@ def test_on_a_gpu_the_gradients_are_those_of_scan(backend: str, variant: str) ->
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("backend", ["compiled", "triton", "scan", "torch"])
 def test_on_a_gpu_a_recorded_pass_is_the_pass(backend: str) -> None:
     device, layer, gradients = torch.device("cuda"), LAYERS[1], []

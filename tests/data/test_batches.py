@@ -98,7 +98,6 @@ def test_evaluation_batches_keep_order_and_remainder() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_cpu_generator_gives_the_same_epoch_on_a_gpu() -> None:
     on_cpu = epoch(numbered(10), horizontal_flip=True)
     on_gpu = epoch(numbered(10).cuda(), horizontal_flip=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
-from models import WIDTHS, ModelConfig, build_model, load_model, read_metadata
+from models import WIDTHS, ModelConfig, load_model, read_metadata
 
 D, T = 6, 4
 ANN_HEADS = {"ann_vae": ("fc_mu", "fc_var"), "autoencoder": ("latent_layer",)}
@@ -249,14 +249,3 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(UserError, match="holds no state_dict"):
         load_model(tmp_path / "list.pth")
-
-
-def test_our_own_format_holds_every_model(tmp_path: Path) -> None:
-    from models import save_model
-
-    for name in ("fsvae", "taid", "ann_vae"):
-        model = build_model(ModelConfig(model=name, widths=(8, 16), latent_dim=D, n_steps=T)).eval()
-        save_model(model, tmp_path / f"{name}.safetensors")
-        again = load_model(tmp_path / f"{name}.safetensors")
-        a, b = (m.sample(2, torch.Generator().manual_seed(0)) for m in (model, again))
-        assert a.equal(b)

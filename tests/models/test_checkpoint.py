@@ -102,16 +102,19 @@ def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path) -> Non
         assert "not written by this project" in refusal(lambda: load_model(file))
 
 
-@pytest.mark.parametrize("text", ["{", "null", "[]", '"esvae"'])
-def test_damaged_metadata_is_refused(text: str, file: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("{", "Expecting property name"), ("null", "no dictionaries"), ("[]", "no dictionaries"), ('"esvae"', "no dict")],
+)
+def test_damaged_metadata_is_refused(text: str, reason: str, file: Path) -> None:
     rewrite(file, model=text)
-    refusal(lambda: load_model(file))
+    assert f"has damaged metadata: {reason}" in refusal(lambda: load_model(file))
 
 
 @pytest.mark.parametrize("change", [{"latent_dim": "many"}, {"widths": 3}, {"decay": None}, {"latent_dim": -1}])
 def test_metadata_with_impossible_values_is_refused(change: dict[str, object], file: Path) -> None:
     rewrite(file, model=json.dumps(read_metadata(file)["model"] | change))
-    refusal(lambda: load_model(file))
+    assert next(iter(change)) in refusal(lambda: load_model(file))
 
 
 def test_weights_of_another_architecture_are_refused_with_their_names(file: Path, make_esvae, tmp_path: Path) -> None:
@@ -159,10 +162,3 @@ def test_half_precision_is_for_weights_and_leaves_counters_whole(tmp_path: Path)
     loaded = load_model(tmp_path / "half.safetensors").state_dict()
     counters = {name: tensor for name, tensor in loaded.items() if name.endswith("num_batches_tracked")}
     assert counters and all(tensor.dtype == torch.int64 and tensor == 100_003 for tensor in counters.values())
-
-
-@pytest.mark.parametrize(
-    "file", sorted((Path(__file__).parents[2] / "pretrained").glob("*.safetensors")), ids=lambda file: file.stem
-)
-def test_every_released_model_loads(file: Path) -> None:
-    assert not load_model(file).training

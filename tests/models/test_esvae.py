@@ -167,15 +167,12 @@ def test_loss_is_the_reconstruction_error_plus_lambda_times_mmd2(make_esvae, ima
     torch.testing.assert_close(terms["loss"], error + 0.25 * distance)
 
 
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     ("backend", "device"),
     [
         pytest.param("native", "cpu", marks=pytest.mark.skipif(bool(native_obstacle()), reason="no C compiler")),
-        *(pytest.param(name, "cuda", marks=GPU) for name in ("scan", "triton", "cupy")),
+        *(pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in ("scan", "triton", "cupy")),
     ],
 )
 def test_backends_that_round_otherwise_agree_but_for_single_spikes(

@@ -102,13 +102,12 @@ class Backend:
         return LIF(lif_surrogate(variant, 0.2, strict=variant == "code"), backend=self.name).to(self.device)
 
 
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 BACKENDS = [
     pytest.param(Backend("scan"), id="scan"),
     pytest.param(Backend("native"), id="native"),
     pytest.param(Backend("torch"), id="torch"),
     *(
-        pytest.param(Backend(name, "cuda"), marks=GPU, id=f"{name}-cuda")
+        pytest.param(Backend(name, "cuda"), marks=pytest.mark.gpu, id=f"{name}-cuda")
         for name in ("scan", "torch", "triton", "cupy")
     ),
     pytest.param(Backend("triton"), id="triton-interpreted"),

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from models import ModelConfig
 from models.backbone import SpikingBlock
 from neurons import LIF, ThresholdDependentBatchNorm, library, lif_surrogate, reset_state, set_backend
-from neurons.layer import FusedLayer
 from neurons.library import native_obstacle
 from neurons.native import NativeLayer, channel_statistics, channels_last
 
@@ -124,11 +125,6 @@ def test_any_memory_layout_is_taken(layout: str, rng: Generator) -> None:
     assert_agree("paper", make_norm(5, rng), x, torch.zeros(5))
 
 
-def test_gradient_of_the_synapse_bias_is_exactly_zero(rng: Generator) -> None:
-    *_, grads = run("native", "paper", *random_input((2, 3, 5, 4, 4), rng))
-    assert torch.equal(grads["x_bias"], torch.zeros(5))
-
-
 @pytest.mark.parametrize("grad", [True, False])
 def test_evaluation_mode_is_bit_identical_to_scan(grad: bool, variant: str, rng: Generator) -> None:
     norm, x, x_bias = random_input((5, 3, 20, 6, 6), rng)
@@ -158,16 +154,6 @@ def test_the_neurons_alone_are_bit_identical_to_scan(shape: tuple[int, ...], var
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_the_membrane_carries_over_between_calls(rng: Generator) -> None:
-    norm, x, x_bias = random_input((6, 3, 5, 4, 4), rng)
-    norm.eval()
-    lif = make_lif("native", "paper")
-    whole = lif(x, norm, x_bias)
-    reset_state(lif)
-    parts = torch.cat([lif(x[:2], norm, x_bias), lif(x[2:], norm, x_bias)])
-    assert torch.equal(parts, whole)
-
-
 def test_statistics_of_values_far_from_zero(rng: Generator) -> None:
     x = channels_last(torch.randn((4, 8, 12, 9, 9), generator=rng) * 1e-2 + 10)
     mean, variance = channel_statistics(x)
@@ -185,12 +171,28 @@ def test_the_backward_pass_keeps_nothing_large_but_the_input(rng: Generator) -> 
     assert [tensor.data_ptr() for tensor in large] == [x.data_ptr()]
 
 
+class _Sizes(TorchDispatchMode):
+    """Notes how many values the memory of each tensor holds that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                memory = tensor.untyped_storage()
+                self.seen[memory.data_ptr()] = memory.nbytes() // tensor.element_size()
+        return made
+
+
 def test_spikes_that_are_summed_are_never_stored(rng: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     norm, x, x_bias = random_input((16, 4, 8, 8, 8), rng)
-    monkeypatch.setattr(FusedLayer, "_like_x", lambda layer, n_steps: pytest.fail("room for every step"))
-    summed = make_lif("native", "paper").summed(x.requires_grad_(), torch.rand(16, generator=rng), norm, x_bias)
-    assert summed.any()
-    monkeypatch.undo()
+    with _Sizes() as sizes:
+        summed = make_lif("native", "paper").summed(x.requires_grad_(), torch.rand(16, generator=rng), norm, x_bias)
+    sizes.seen.pop(x.data_ptr(), None)
+    assert summed.any() and max(sizes.seen.values()) <= x[0].numel()
     backward, strides = NativeLayer.backward, []
 
     def look(layer: NativeLayer, *arguments: Any) -> Any:

@@ -24,7 +24,6 @@ from training.run import Run, prepare
 from training.schedule import set_learning_rates
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 
 class FakeGraph:
@@ -293,7 +292,7 @@ def gpu_run(model: str, backend: str, precision: str, cuda_graph: str) -> tuple[
     return metrics, run.model.state_dict(), run.noise.get_state()
 
 
-@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("model", "backend"),
@@ -304,7 +303,7 @@ def gpu_run(model: str, backend: str, precision: str, cuda_graph: str) -> tuple[
     ],
 )
 def test_on_a_gpu_replayed_steps_are_the_eager_ones(
-    model: str, backend: str, precision: str, _gpu: str, same_algorithms: None
+    model: str, backend: str, precision: str, same_algorithms: None
 ) -> None:
     metrics, weights, noise = gpu_run(model, backend, precision, cuda_graph="on")
     eager_metrics, eager_weights, eager_noise = gpu_run(model, backend, precision, cuda_graph="off")
@@ -316,18 +315,18 @@ def test_on_a_gpu_replayed_steps_are_the_eager_ones(
         torch.testing.assert_close(value, eager_weights[name], rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("name", "backend"), [*((name, "triton") for name in ("esvae", "fsvae", "taid", "ann_vae")), ("esvae", "scan")]
 )
-def test_on_a_gpu_a_recorded_test_is_the_eager_one(name: str, backend: str, _gpu: str, same_algorithms: None) -> None:
+def test_on_a_gpu_a_recorded_test_is_the_eager_one(name: str, backend: str, same_algorithms: None) -> None:
     run = prepare(replace(preset("digits", name), n_steps=8, latent_dim=8, device="cuda", backend=backend))
     check_recorded_test(run, rel=1e-5)
 
 
-@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
+@pytest.mark.gpu
 def test_on_a_gpu_a_recorded_run_goes_on(
-    train: Callable, results: Callable, after_step: Callable, run_dir: Path, _gpu: str, same_algorithms: None
+    train: Callable, results: Callable, after_step: Callable, run_dir: Path, same_algorithms: None
 ) -> None:
     flags = ("--device", "cuda", "--lr", "1e-4")
     assert train("--epochs", "2", "--cuda-graph", "off", *flags) == 0

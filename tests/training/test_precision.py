@@ -20,8 +20,6 @@ from training.step import Runtime, set_runtime, training_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
-needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
-
 
 def small(name: str = "esvae", backend: str = "scan", n_steps: int = 7) -> nn.Module:
     torch.manual_seed(0)
@@ -125,8 +123,8 @@ def test_auto_is_bf16_for_spikes_by_triton_on_a_gpu(
 
 
 @pytest.mark.parametrize(("name", "found"), [("esvae", "bf16"), ("ann_vae", "fp32")])
-@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
-def test_on_a_gpu_a_run_takes_bf16_by_itself(name: str, found: str, _gpu: str) -> None:
+@pytest.mark.gpu
+def test_on_a_gpu_a_run_takes_bf16_by_itself(name: str, found: str) -> None:
     config = preset("digits", name)
     runtime = set_runtime(build_model(config.model_config()).cuda(), replace(config, device="cuda"), CUDA)
     assert runtime == Runtime("triton", found, records=True)
@@ -169,8 +167,8 @@ def test_a_step_computes_in_the_precision_that_it_is_given() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("backend", ["triton", "scan"])
-@pytest.mark.parametrize("_gpu", [pytest.param("", marks=needs_gpu)])
-def test_on_a_gpu_a_step_in_bf16_goes_where_float32_goes(name: str, backend: str, _gpu: str) -> None:
+@pytest.mark.gpu
+def test_on_a_gpu_a_step_in_bf16_goes_where_float32_goes(name: str, backend: str) -> None:
     # So large that single spikes which flip do not turn the gradient: in the small model they do, by up to 45 degrees.
     torch.manual_seed(0)
     config = ModelConfig(model=name, widths=(16, 32), latent_dim=16, n_steps=8, n_candidates=5)
