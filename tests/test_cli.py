@@ -54,8 +54,9 @@ def test_debug_lets_the_traceback_through() -> None:
         raise UserError("no")
 
     assert run_program(main, ["--size"]) == 2
-    with pytest.raises(UserError):
-        run_program(main, ["--size", "--debug"])
+    for flags in (["--size", "--debug"], ["--debug", "--size"]):
+        with pytest.raises(UserError):
+            run_program(main, flags)
 
 
 def test_sigterm_unwinds_a_program_and_leaves_the_signal_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:

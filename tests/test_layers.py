@@ -27,6 +27,7 @@ HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(
     file for name in HEIGHT for file in (ROOT / f"{name}.py", *(ROOT / name).rglob("*.py")) if file.exists()
 )
+PROGRAMS = [file for file in MODULES if "__main__" in file.read_text()]
 
 
 def imported(file: Path) -> set[str]:
@@ -44,6 +45,12 @@ def imported(file: Path) -> set[str]:
 def test_a_module_imports_nothing_from_above_it(file: Path) -> None:
     own = HEIGHT[file.relative_to(ROOT).parts[0].removesuffix(".py")]
     assert {name for name in imported(file) if HEIGHT.get(name, -1) > own} == set()
+
+
+@pytest.mark.parametrize("file", PROGRAMS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_program_says_its_errors_in_one_line_and_ends_with_its_exit_code(file: Path) -> None:
+    *_, last = ast.parse(file.read_text()).body
+    assert ast.unparse(last) == "if __name__ == '__main__':\n    sys.exit(run_program(main))"
 
 
 def test_every_module_of_the_project_has_its_layer() -> None:

@@ -194,12 +194,3 @@ def test_a_record_of_another_number_of_steps_is_refused(tmp_path: Path) -> None:
     record_epochs(tmp_path / "results" / "esvae-firing_rates.csv", n_steps=2)
     with pytest.raises(UserError, match=r"esvae-firing_rates\.csv is damaged or of another model"):
         read_rate_log(trained_for(2, tmp_path / "pretrained"), tmp_path / "results")
-
-
-def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = experiment_main(FiringRates, None)
-    assert run_program(main, ["--n-draws", "1"]) == 2
-    save_model(build_model(ModelConfig(model="ann_vae", **SMALL)), tmp_path / "a.safetensors")
-    assert run_program(main, ["--checkpoint", str(tmp_path / "a.safetensors"), "--dataset", "digits"]) == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert "--n-draws must be at least 2" in first and "no spiking latent" in second

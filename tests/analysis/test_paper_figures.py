@@ -66,36 +66,11 @@ def test_a_table_of_another_measurement_is_not_taken_for_the_records(tmp_path: P
         read_experiment(tmp_path, "a")
 
 
-@pytest.mark.parametrize("kind", [TimeShuffle, NoiseRobustness, LatentRaster])
-def test_the_ann_vae_is_refused_where_there_must_be_spikes(
-    kind: type[Experiment], small_models: dict[str, Path], tmp_path: Path, capsys
-) -> None:
-    assert run(kind, tmp_path, [small_models["esvae"], small_models["ann_vae"]]) == 2
-    assert "ann_vae.safetensors has no spiking latent" in capsys.readouterr().err
-    assert not any(tmp_path.iterdir())
-
-
 def test_the_ann_vae_has_its_images_beside_the_others(small_models: dict[str, Path], tmp_path: Path) -> None:
     assert run(ImageGrids, tmp_path, list(small_models.values()), "--n-columns", "3") == 0
     _, table = read_experiment(tmp_path, "image_grids-digits")
     assert list(table["model"])[-1] == "ANN VAE, 0 epochs"
     assert (table["n_images"] == 6).all()
-
-
-@pytest.mark.parametrize(
-    ("kind", "flags"),
-    [
-        (TimeShuffle, ("--n-shuffles", "1")),
-        (NoiseRobustness, ("--probabilities", "1.5")),
-        (NoiseRobustness, ("--probabilities", "0.1", "0.1")),
-        (ImageGrids, ("--n-columns", "0")),
-    ],
-)
-def test_a_setting_without_meaning_is_refused(
-    kind: type[Experiment], flags: tuple[str, ...], small_models: dict[str, Path], tmp_path: Path, capsys
-) -> None:
-    assert run(kind, tmp_path, [small_models["esvae"]], *flags) == 2
-    assert flags[0] in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

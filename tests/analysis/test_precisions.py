@@ -23,12 +23,6 @@ def test_runs_differ_in_precision_and_seed_alone(monkeypatch: pytest.MonkeyPatch
     assert all(config.identity() == fast | {"seed": config.seed} for config in configs)
 
 
-def test_there_is_nothing_to_compare_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert run_program(precisions.main, [*DIGITS, "--device", "cpu", "--out", str(tmp_path / "runs.csv")]) == 2
-    assert capsys.readouterr().err.startswith("error: nothing is computed in bfloat16 on a CPU")
-    assert not (tmp_path / "runs.csv").exists()
-
-
 def test_the_command_runs_what_is_missing_and_prints_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -82,14 +82,6 @@ def test_what_a_stage_varies_cannot_be_kept(flag: str, capsys: pytest.CaptureFix
     assert "--stage shape" in capsys.readouterr().err
 
 
-def test_a_file_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    file = tmp_path / "other.csv"
-    file.write_text("a,b\n1,2\n")
-    arguments = ["--dataset", "digits", "--train-images", "256", "--out", str(file)]
-    assert run_program(recipe_search.main, arguments) == 2
-    assert "no table of such trials" in capsys.readouterr().err and file.read_text() == "a,b\n1,2\n"
-
-
 def test_too_few_images_to_hold_out_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--dataset", "digits", "--train-images", "1400", "--out", str(tmp_path / "x.csv")]
     assert run_program(recipe_search.main, arguments) == 2

@@ -210,11 +210,6 @@ def test_a_file_of_another_model_is_refused(save_autoencoder: Callable) -> None:
         load_feature_network("digits", save_autoencoder(model="ann_vae"))
 
 
-def test_a_network_for_other_images_is_refused(save_autoencoder: Callable) -> None:
-    with pytest.raises(UserError, match="is for 1x32x32 images, but cifar10 has 3x32x32"):
-        load_feature_network("cifar10", save_autoencoder())
-
-
 def test_a_published_network_of_another_size_has_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metrics.fad._published_weights", lambda _: tmp_path / "absent")  # as of CIFAR-10 and CelebA
     tensors = torch.load(PUBLISHED / "mnist_64.pth", map_location="cpu", weights_only=True)

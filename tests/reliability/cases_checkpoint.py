@@ -8,9 +8,7 @@ from tests.reliability.spoil import Case
 EVALUATE = "evaluate --device cpu --checkpoint"
 FAD = "evaluate --device cpu --checkpoint model.safetensors --dataset mnist --metrics fad --n-samples 80 --fad-weights"
 CHECKPOINT_CASES = [
-    Case("no checkpoint", f"{EVALUATE} absent.safetensors", "no checkpoint at absent.safetensors", as_process=True),
-    Case("checkpoint: empty", f"{EVALUATE} model.safetensors", "is damaged", s.cut("model.safetensors", 0)),
-    Case("checkpoint: cut", f"{EVALUATE} model.safetensors", "is damaged", s.cut("model.safetensors")),
+    Case("no checkpoint", f"{EVALUATE} absent.safetensors", "no checkpoint at absent.safetensors"),
     Case("checkpoint: a state", f"{EVALUATE} runs/finished/last.pt", "holds no state_dict"),
     Case(
         "checkpoint: swapped with the state",
@@ -48,12 +46,6 @@ CHECKPOINT_CASES = [
         s.metadata("model", model=["esvae"]),
     ),
     Case(
-        "checkpoint: a field too many",
-        f"{EVALUATE} model.safetensors",
-        "does not know: depth",
-        s.metadata("model", depth=3),
-    ),
-    Case(
         "checkpoint: half a unit",
         f"{EVALUATE} model.safetensors",
         "wrong type: latent_dim",
@@ -64,18 +56,6 @@ CHECKPOINT_CASES = [
         f"{EVALUATE} model.safetensors",
         "does not fit its own configuration",
         s.metadata("model", latent_dim=4096, widths=[4096] * 8),
-    ),
-    Case(
-        "checkpoint: more units than memory",
-        f"{EVALUATE} model.safetensors",
-        "latent_dim must be",
-        s.metadata("model", latent_dim=10**12),
-    ),
-    Case(
-        "checkpoint: more steps than memory",
-        f"{EVALUATE} model.safetensors",
-        "n_steps must be",
-        s.metadata("model", n_steps=10**12),
     ),
     Case(
         "checkpoint: a million layers",
@@ -135,32 +115,6 @@ CHECKPOINT_CASES = [
         f"{EVALUATE} model.safetensors",
         "bottleneck.bias is [8] torch.int64, not [8]",
         s.weights(lambda tensors: tensors.update({"bottleneck.bias": torch.zeros(8, dtype=torch.int64)})),
-    ),
-    Case(
-        "weights: another shape",
-        f"{EVALUATE} model.safetensors",
-        "bottleneck.bias is [9], not [8]",
-        s.weights(lambda tensors: tensors.update({"bottleneck.bias": torch.zeros(9)})),
-    ),
-    Case(
-        "weights: one missing",
-        f"{EVALUATE} model.safetensors",
-        "missing bottleneck.bias",
-        s.weights(lambda tensors: tensors.pop("bottleneck.bias")),
-    ),
-    Case("published: empty", f"{FAD} fad.pth", "is damaged", s.put("fad.pth", b"")),
-    Case("published: text", f"{FAD} fad.pth", "is damaged", s.put("fad.pth", b"not found\n")),
-    Case(
-        "published: a tensor missing",
-        f"{FAD} fad.pth",
-        "missing latent_layer.bias",
-        s.published(lambda t: t.pop("latent_layer.bias")),
-    ),
-    Case(
-        "published: of no network",
-        f"{FAD} fad.pth",
-        "no tensor fc_mu.weight or latent_layer.weight or sample_layer.0.weight or membrane_output_layer.conv.weight",
-        lambda: torch.save({"a": torch.zeros(1)}, "fad.pth"),
     ),
     Case(
         "published: layers without shape",

@@ -26,6 +26,9 @@ TRAIN_CASES = [
     Case(
         "time steps for an ANN", f"{RUN} --name new --model ann_vae", "--n-steps: without effect with --model ann_vae"
     ),
+    Case("no such GPU", f"{GO_ON} --device cuda:99", "device 'cuda:99' was asked for, but PyTorch finds"),
+    Case("a device that is none", f"{GO_ON} --device meta", "device 'meta' is not supported; use cpu or cuda"),
+    Case("no such device, afresh", f"{GO_ON} --fresh --device tpu", "unknown device 'tpu'; use cpu, cuda"),
     Case("no such device, dry", f"{RUN} --name new --dry-run --device tpu", "unknown device 'tpu'"),
     Case("bf16 on a CPU, dry", f"{RUN} --dry-run --precision bf16", "--precision bf16 is for a GPU"),
     Case("a GPU's backend on a CPU, dry", f"{RUN} --dry-run --backend cupy", "NVIDIA GPU"),
@@ -36,13 +39,7 @@ TRAIN_CASES = [
     Case("another run in the folder", f"{GO_ON} --seed 7", "holds another run (seed 42 -> 7)", as_process=True),
     Case("the folder above", f"{RUN} --name ..", "is not a run folder"),
     Case("state: cut", GO_ON, "last.pt is damaged", s.cut("runs/finished/last.pt")),
-    Case("state: empty", GO_ON, "last.pt is damaged", s.cut("runs/finished/last.pt", 0)),
     Case("state: a model", GO_ON, "last.pt is damaged", s.swap("runs/finished/last.pt", "model.safetensors")),
-    Case("state: of another version", GO_ON, "not a run state of this project", s.state(format="spiking-vae-run-2")),
-    Case("state: an epoch in words", GO_ON, "not a run state of this project", s.state(epoch="many")),
-    Case("state: an epoch before the first", GO_ON, "not a run state of this project", s.state(epoch=-1)),
-    Case("state: sums in words", GO_ON, "not a run state of this project", s.state(step=1, sums={"loss": "low"})),
-    Case("state: seconds in words", GO_ON, "not a run state of this project", s.state(seconds="1")),
     Case("state: beyond the epoch", GO_ON, "does not fit this run (step 99 of 2)", s.state(step=99)),
     Case("state: no sums in an epoch", GO_ON, "does not fit this run (step 1 of 2)", s.state(step=1)),
     Case(
@@ -58,10 +55,7 @@ TRAIN_CASES = [
         s.state(step=2, sums={"images": 50, "loss": 0.0}, seconds=0.0),
     ),
     Case("state: no optimizer", GO_ON, "does not fit this run", s.state(optimizer={"param_groups": [3, 4]})),
-    Case("state: missing", GO_ON, "but no last.pt to go on from", lambda: os.unlink("runs/finished/last.pt")),
-    Case("config.json: cut", GO_ON, "config.json is damaged", s.cut("runs/finished/config.json")),
     Case("config.json: deep", GO_ON, "config.json is damaged", s.put("runs/finished/config.json", s.DEEP)),
-    Case("config.json: another thing", GO_ON, "not a run's configuration", s.put("runs/finished/config.json", "3")),
     Case("metrics.csv: no text", GO_ON, "metrics.csv is damaged", s.put("runs/finished/metrics.csv", b"\xff\xfe\0")),
     Case("metrics.csv: no header", GO_ON, "metrics.csv is damaged", s.put("runs/finished/metrics.csv", "1,2,3\n")),
     Case(
@@ -70,7 +64,6 @@ TRAIN_CASES = [
         "firing_rates.csv is damaged",
         s.put("runs/finished/firing_rates.csv", b"\xff"),
     ),
-    Case("runs: a file", f"{RUN} --runs-dir file", "cannot be a run folder", s.put("file", "in the way")),
     Case(
         "runs: below a file, with accents and spaces",
         RUN,

@@ -147,8 +147,4 @@ def result(**changes: Any) -> Callable[[], Any]:
     return put("results/finished.json", json.dumps(done_result(epochs=1) | changes))
 
 
-def experiments(text: str) -> Callable[[], Any]:
-    return put("experiments.toml", text)
-
-
 DEEP = "[" * 100_000  # JSON that Python's parser gives up on

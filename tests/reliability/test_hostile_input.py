@@ -63,7 +63,7 @@ KINDS = {
     "array": array(),
     "archive": archive(),
 }
-EVALUATE = "evaluate --device cpu --n-images 2 --checkpoint"
+EVALUATE = "evaluate --device cpu --checkpoint"
 FAD = f"{EVALUATE} model.safetensors --dataset mnist --n-samples 80 --metrics fad --fad-weights"
 PLACES = {
     "runs/finished/last.pt": GO_ON,
@@ -99,6 +99,7 @@ def test_a_pickle_is_refused_and_not_executed(
     assert run_program(programs[module], arguments) == 2
     line, *more = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and not more
+    assert f"{place} " in line or f"{Path(place).parent} is damaged" in line  # refused for what is in the file
     assert snapshot(world) == before and not (world / "intruded").exists()
 
 

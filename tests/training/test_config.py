@@ -142,11 +142,6 @@ def test_the_default_is_the_papers_cifar10_run() -> None:
     assert Config() == preset() == preset("cifar10", "esvae", "paper") == train.parse([]).config
 
 
-def test_a_configuration_is_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().lr = 1.0
-
-
 def test_runtime_fields_and_epochs_are_not_part_of_the_identity() -> None:
     names = {field.name for field in dataclasses.fields(Config)}
     assert names - Config().identity().keys() == RUNTIME | {"epochs"}
@@ -201,7 +196,9 @@ def test_an_unknown_flag_is_refused_by_name(flag: str) -> None:
         train.parse([flag, "1"])
 
 
-@pytest.mark.parametrize("flags", ["--n-steps two", "--lif-surrogate triangle", "--backend numpy", "--epochs 1.5"])
+@pytest.mark.parametrize(
+    "flags", ["--n-steps two", "--lif-surrogate triangle", "--backend numpy", "--epochs 1.5", "--model"]
+)
 def test_a_value_of_another_kind_is_refused_by_name(flags: str) -> None:
     with pytest.raises(UserError, match=flags.split()[0]):
         train.parse(flags.split())
@@ -225,7 +222,7 @@ def test_a_value_of_another_kind_is_refused_by_name(flags: str) -> None:
         ({"decay": 1e-17}, "--decay"),
         ({"lr": 0.0}, "--lr"),
         ({"lr": float("nan")}, "--lr"),
-        ({"lr": float("inf")}, "--lr"),
+        ({"lr": float("inf")}, r"--lr must be at most 1e\+06, got inf"),
         ({"bottleneck_lr_factor": 0.0}, "--bottleneck-lr-factor"),
         ({"weight_decay": -0.1}, "--weight-decay"),
         ({"weight_decay": float("inf")}, "--weight-decay"),
