@@ -52,7 +52,7 @@ def _is_rule(line: str) -> bool:
 
 
 def run_program(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run `main(arguments)`; `--debug` among the arguments lets tracebacks through.
+    """Run `main(arguments)`, in memory that is kept; `--debug` among the arguments lets tracebacks through.
 
     Returns:
         the exit code: 0; 2 after a UserError, a shortage or a refused access, told in one line on standard error; 128 +

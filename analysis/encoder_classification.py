@@ -133,7 +133,7 @@ class EncoderClassification(Experiment):
         return [Labelled(encode(train.images), train.labels, mirrored), Labelled(of_test, test.labels)]
 
     def _rows(self, features: list[Features]) -> Iterator[dict[str, Any]]:
-        """The accuracies of each; equal ones, as untrained encoders of one structure give, are classified once."""
+        """The accuracies of each; what models share, as untrained encoders of one structure do, is classified once."""
         done: list[tuple[Features, list[Accuracy]]] = []
         for f in features:
             found = next((accuracies for other, accuracies in done if f.of_both is other.of_both), None)

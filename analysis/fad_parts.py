@@ -1,4 +1,4 @@
-"""Where a model's FAD comes from: its decoder, or a prior that draws other latents than images have.
+"""Where a model's FAD comes from: what reconstruction loses, or a prior that draws other latents than images have.
 
     python -m analysis.fad_parts --checkpoint pretrained/esvae-mnist-fast.safetensors \\
         --checkpoint pretrained/fsvae-mnist-fast.safetensors --out mine
@@ -41,23 +41,26 @@ class FadParts(Experiment):
     spiking: ClassVar[bool] = False
 
     n_images: int | None = None
-    """training images to use, and images to generate; the 5,120 that the protocol takes if None"""
+    """training images to use, and images to generate; 5,120, as the protocol takes, or all there are, if None"""
     fad_weights: Path | None = None
     """FAD's autoencoder; needed for CelebA and digits, and for CIFAR-10 to compare with the paper: ours is used else"""
 
     def settings(self) -> dict[str, Any]:
-        """As of every experiment, the file by its name."""
-        return super().settings() | {"fad_weights": self.fad_weights and str(self.fad_weights)}
+        """As of every experiment; of the file its name alone, the protocol has its checksum."""
+        return super().settings() | {"fad_weights": self.fad_weights and self.fad_weights.name}
 
     def measure(self, subjects: list[Subject]) -> Result:
         """A line of three scores for every model.
 
         Raises:
+            AbsentError: a model that generates nothing.
             UserError: no autoencoder for the data set, one that cannot be used, or fewer images than it has features.
         """
         first = subjects[0]
-        limit = self.n_images or N_SAMPLES
-        train = load_split(first.dataset, "train", self.data_dir, limit=limit, device=first.device).images
+        for subject in subjects:
+            _ = subject.model.sample  # one that has none says so before anything is computed
+        train = load_split(first.dataset, "train", self.data_dir, limit=self.n_images, device=first.device).images
+        train = train if self.n_images else train[:N_SAMPLES]
         network = load_feature_network(first.dataset, self.fad_weights, first.device)
         goal = reference(network, PROTOCOL, self.data_dir)
         real = fad(torch.cat([*batches(train, evaluation_batch(train))]), network, goal, PROTOCOL)
@@ -68,7 +71,7 @@ class FadParts(Experiment):
                 "generated": sample_images(subject.model, len(train), self.seed),
             }
             scores = {name: fad(images, network, goal, PROTOCOL) for name, images in shown.items()}
-            rows.append({"model": subject.label, "real": real} | scores)
+            rows.append({"model": subject.label, "n_images": len(train), "real": real} | scores)
         table, images = pd.DataFrame(rows), f"{len(train):,} images each"
         protocol = (
             f"FAD of training images, of their reconstructions, posterior sampled, and of generated images, {images}; "

@@ -151,7 +151,7 @@ SUMMARIES: Mapping[str, Columns] = MappingProxyType(
             "parameters of both": _parameters,
         },
         "fad_parts": {
-            "images": lambda m: "5,120" if m.record["n_images"] is None else _images(m),
+            "images": lambda m: f"{m.number('n_images'):,.0f}",
             "FAD of real images": _fad("real"),
             "reconstructed": _fad("reconstructed"),
             "generated": _fad("generated"),

@@ -46,7 +46,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> nn.Modul
     """Read a model: a file written by `save_model`, a run folder that holds one, or the authors' `.pth`.
 
     Returns:
-        the model on `device`, in evaluation mode, float32, with its `ModelConfig` as `.config`.
+        the model on `device`, in evaluation mode, float32, with its `ModelConfig` as `.config` and what the file says
+        of its training as `.run`, which is empty for a published one.
 
     Raises:
         UserError: missing, damaged, not a model of this project, or weights that do not fit its configuration.

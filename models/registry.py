@@ -20,7 +20,7 @@ def build_model(config: ModelConfig, seed: int | None = None) -> Model:
 
     Args:
         config: of the model.
-        seed: fixes its weights and leaves PyTorch's global generator as it is, which draws them if None.
+        seed: fixes its weights and leaves PyTorch's global generators as they are; the CPU's draws them if None.
 
     Raises:
         UserError: no model of that name.
@@ -28,7 +28,7 @@ def build_model(config: ModelConfig, seed: int | None = None) -> Model:
     if seed is None:
         return model_type(config.model)(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # and no GPU's, as torch.manual_seed would
         return model_type(config.model)(config)
 
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from analysis.evaluation import Evaluation, evaluate
-from analysis.fad_parts import PARTS, FadParts
+from analysis.experiment_result import read_experiment
+from analysis.fad_parts import PARTS, FadParts, main
 from analysis.generation import Files
 from analysis.subjects import Subject, load_subjects
+from cli import run_program
 from data import load_split, to_unit_range
 from metrics.fad import training_images
 from models import ModelConfig, build_model, save_model
@@ -71,6 +73,27 @@ def test_what_loses_nothing_scores_as_real_images(experiment: FadParts) -> None:
     subject = Subject("perfect", Path(), Perfect(real), "digits", "Perfect", {}, "")
     (row,) = experiment.measure([subject]).table.to_dict("records")
     assert row["reconstructed"] == row["generated"] == row["real"] > 0
+
+
+def test_the_seed_fixes_the_noise_of_reconstructions(experiment: FadParts, small_models: dict[str, Path]) -> None:
+    subjects = load_subjects([small_models["esvae"]])
+    tables = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        tables.append(experiment.measure(subjects).table)
+    other = replace(experiment, seed=4).measure(subjects).table
+    assert tables[0].equals(tables[1])
+    assert (other["reconstructed"] != tables[0]["reconstructed"]).all() and other["real"].equals(tables[0]["real"])
+
+
+def test_by_default_it_takes_all_images_of_a_small_data_set_and_says_which_autoencoder(
+    autoencoder: Path, small_models: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ["--checkpoint", str(small_models["esvae"]), "--fad-weights", str(autoencoder)]
+    assert run_program(main, [*arguments, "--out", str(tmp_path)]) == 0
+    record, table = read_experiment(tmp_path, "fad_parts-digits")
+    assert table["n_images"].tolist() == [1500]
+    assert record["settings"]["fad_weights"] == autoencoder.name and autoencoder.name in record["protocol"]
 
 
 def test_the_figure_shows_the_numbers_of_the_table(experiment: FadParts, small_models: dict[str, Path]) -> None:

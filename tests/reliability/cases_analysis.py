@@ -47,6 +47,9 @@ SPIKING_CASES = [
 FIGURES, RATES = f"{COMMANDS['image_grids']} {MODEL} --n-images 30", f"{COMMANDS['firing_rates']} --n-images 8"
 CLASSIFY = f"{COMMANDS['encoder_classification']} {MODEL}"
 OWN_CASES = [
+    Case(
+        "nothing generates", f"{COMMANDS['fad_parts']} --checkpoint fad.safetensors --dataset digits", "has no sample"
+    ),
     Case("one shuffle", f"{SHUFFLE} {MODEL} --n-shuffles 1", "--n-shuffles must be at least 2"),
     Case("never and always", f"{COMMANDS['noise_robustness']} {MODEL} --probabilities 0 2", "numbers from 0 to 1"),
     Case("NaN", f"{COMMANDS['noise_robustness']} {MODEL} --probabilities nan", "numbers from 0 to 1"),

@@ -77,7 +77,10 @@ EVALUATE_CASES = [
     Case("one sample", f"{EVALUATE} model.safetensors --metrics fad --n-samples 1", "--n-samples must be at least 2"),
     Case("samples for no metric", f"{EVALUATE} model.safetensors --n-samples 64", "--n-samples is for metrics that"),
     Case("images: to reconstruct", f"{SCORE} images.npz --metrics fad,reconstruction", "reconstruction needs a model"),
-    Case("images: with a seed", f"{SCORE} images.npz --seed 5", "--n-samples, --seed and --backend are of a model"),
+    *(
+        Case(f"images: with {flag}", f"{SCORE} images.npz {flag}", "--n-samples, --seed and --backend are of a model")
+        for flag in ("--seed 5", "--backend scan", "--n-samples 70")
+    ),
     Case("features: none", f"{EVALUATE} model.safetensors --metrics fad", "no autoencoder for digits comes with"),
     Case("a metric that is none", f"{EVALUATE} model.safetensors --metrics beauty", "unknown metric 'beauty'"),
     Case("no metric", f"{EVALUATE} model.safetensors", "unknown metric ''", arguments=("--metrics", ",")),

@@ -197,11 +197,17 @@ def test_an_unknown_flag_is_refused_by_name(flag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", ["--n-steps two", "--lif-surrogate triangle", "--backend numpy", "--epochs 1.5", "--model"]
+    "flags",
+    ["--n-steps two", "--lif-surrogate triangle", "--backend numpy", "--epochs 1.5", "--model"],
 )
 def test_a_value_of_another_kind_is_refused_by_name(flags: str) -> None:
     with pytest.raises(UserError, match=flags.split()[0]):
         train.parse(flags.split())
+
+
+def test_a_variant_that_there_is_not_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="unknown variant 'original'"):
+        train.parse(["--variant", "original"])
 
 
 @pytest.mark.parametrize(
