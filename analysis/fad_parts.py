@@ -102,7 +102,7 @@ def draw(table: pd.DataFrame, subjects: list[Subject], title: str) -> Figure:
     for part, mark in PARTS.items():
         axis.plot([], [], mark, color=GREY, label=f"{part} images")
     axis.set_yticks(range(len(table)), [label.replace(", ", ",\n", 1) for label in table["model"]])
-    axis.invert_yaxis()
+    axis.set_ylim(len(table) - 0.5, -0.5)  # the first model on top
     axis.set_xlim(left=0)
     axis.set_xlabel(f"FAD, {PROTOCOL}")
     axis.set_title(title)

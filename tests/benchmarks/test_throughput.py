@@ -41,7 +41,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """The models that the benchmark builds from here on."""
     models = []
     build = throughput.build_model
-    monkeypatch.setattr(throughput, "build_model", lambda config: models.append(build(config)) or models[-1])
+    monkeypatch.setattr(throughput, "build_model", lambda *asked: models.append(build(*asked)) or models[-1])
     return models
 
 
