@@ -25,7 +25,7 @@ from analysis.experiment_result import Result, describe
 from analysis.generation import sample_images
 from analysis.subjects import Subject
 from cli import run_program
-from data import batches, load_split
+from data import batches, load_split, to_unit_range
 from metrics.fad import N_SAMPLES, PROTOCOLS, fad, load_feature_network, reference
 from training.evaluation import evaluation_batch
 
@@ -63,7 +63,7 @@ class FadParts(Experiment):
         train = train if self.n_images else train[:N_SAMPLES]
         network = load_feature_network(first.dataset, self.fad_weights, first.device)
         goal = reference(network, PROTOCOL, self.data_dir)
-        real = fad(torch.cat([*batches(train, evaluation_batch(train))]), network, goal, PROTOCOL)
+        real = fad(to_unit_range(train), network, goal, PROTOCOL)
         rows = []
         for subject in subjects:
             shown = {

@@ -89,12 +89,12 @@ def _of_measure(name: str, form: str) -> Callable[[Measured], str]:
     return lambda m: form.format(float(m.table.set_index("measure").loc[name, m.label]))
 
 
-def _fad(part: str) -> Callable[[Measured], str]:
-    return lambda m: f"{m.number(part):.1f}"
+def _tenths(column: str, **where: Any) -> Callable[[Measured], str]:
+    return lambda m: f"{m.number(column, **where):.1f}"
 
 
 def _energy(stage: str) -> Callable[[Measured], str]:
-    return lambda m: f"{m.number('energy_microjoule', stage=stage, layer='sum'):.1f}"
+    return _tenths("energy_microjoule", stage=stage, layer="sum")
 
 
 def _parameters(m: Measured) -> str:
@@ -152,9 +152,9 @@ SUMMARIES: Mapping[str, Columns] = MappingProxyType(
         },
         "fad_parts": {
             "images": lambda m: f"{m.number('n_images'):,.0f}",
-            "FAD of real images": _fad("real"),
-            "reconstructed": _fad("reconstructed"),
-            "generated": _fad("generated"),
+            "FAD of real images": _tenths("real"),
+            "reconstructed": _tenths("reconstructed"),
+            "generated": _tenths("generated"),
         },
     }
 )

@@ -94,8 +94,7 @@ def total(layers: list[LayerCost]) -> Cost:
 
 
 def _model(config: ModelConfig, mode: Mode) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        return build_model(config).train(mode == "train")
+    return build_model(config, seed=0).train(mode == "train")
 
 
 def _merge(records: list[LayerCost]) -> LayerCost:

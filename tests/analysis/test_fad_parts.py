@@ -15,7 +15,7 @@ from analysis.generation import Files
 from analysis.subjects import Subject, load_subjects
 from cli import run_program
 from data import load_split, to_unit_range
-from metrics.fad import training_images
+from metrics.fad import load_feature_network, training_images
 from models import ModelConfig, build_model, save_model
 
 N = 80
@@ -60,10 +60,8 @@ def test_generated_images_score_as_evaluate_scores_them(experiment: FadParts, sm
 def test_real_images_score_as_the_metric_says_of_them(
     experiment: FadParts, small_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metrics import fad
-
-    network = fad.load_feature_network("digits", experiment.fad_weights)
-    monkeypatch.setattr(fad, "N_SAMPLES", N)
+    network = load_feature_network("digits", experiment.fad_weights)
+    monkeypatch.setattr("metrics.fad.N_SAMPLES", N)
     table = experiment.measure(load_subjects([small_models["esvae"], small_models["fsvae"]])).table
     assert table["real"].tolist() == pytest.approx([training_images(network, "official")["value"]] * 2, rel=1e-6)
 
