@@ -13,6 +13,7 @@ pretrained/<name>.safetensors with its card.
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -39,6 +40,8 @@ class Arguments:
     """show every row with its status and an estimate of the hours left"""
     evaluate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """measure released weights again (all that are there, if no row is named) and train nothing"""
+    inception_weights: Path | None = None
+    """with --evaluate: the Inception network of 2015, to measure FID too"""
     minutes: float | None = None
     """run rows in order (all, if none is named) and stop after so many minutes; the state is saved, and epochs that
     are finished are released"""
@@ -64,6 +67,8 @@ def main(argv: list[str]) -> None:
     if arguments.evaluate:
         _evaluate(arguments, plan, places)
         return
+    if arguments.inception_weights:
+        raise UserError("--inception-weights is for --evaluate: give both")
     if not arguments.names and arguments.minutes is None:
         raise UserError("name the rows to run, or give --minutes to run all in order; --list shows them")
     if arguments.minutes is not None and not arguments.minutes > 0:
@@ -89,13 +94,13 @@ def _check_budget(epochs: int | None, rows: tuple[Row, ...]) -> None:
             )
 
 
-def _evaluate(arguments: Arguments, plan: Plan, places: Places) -> None:
-    if arguments != Arguments(arguments.names, evaluate=True, device=arguments.device):
-        raise UserError("--evaluate trains nothing: give it with --device and names of rows alone")
-    rows = plan.select(arguments.names)
-    for row in rows if arguments.names else [r for r in rows if read_done(r, places) and places.weights(r).exists()]:
+def _evaluate(a: Arguments, plan: Plan, places: Places) -> None:
+    if a != Arguments(a.names, evaluate=True, inception_weights=a.inception_weights, device=a.device):
+        raise UserError("--evaluate trains nothing: give it with --device, --inception-weights and names of rows alone")
+    rows = plan.select(a.names)
+    for row in rows if a.names else [r for r in rows if read_done(r, places) and places.weights(r).exists()]:
         print(f"== {row.name}", flush=True)
-        remeasure(row, places, arguments.device)
+        remeasure(row, places, a.device, a.inception_weights)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,8 @@ from torch import Generator, Tensor, nn
 from data import read_image_set
 from errors import UnavailableError, UserError
 from metrics.fad import SAMPLE_BATCH, FadMetric, load_feature_network
-from metrics.inception import (
-    FidMetric,
-    InceptionScore,
-    load_imagenet_inception,
-    load_inception,
-    paper_score,
-    standard_score,
-)
+from metrics.inception import FidMetric, InceptionScore, paper_score, standard_score
+from metrics.inception_network import load_imagenet_inception, load_inception
 from provenance import provenance
 from training.device import resolve_device
 

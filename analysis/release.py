@@ -10,7 +10,7 @@ from torch import Tensor
 
 from analysis.evaluation import Evaluation, evaluate
 from analysis.fingerprint import fingerprint
-from analysis.generation import FAD_PROTOCOLS
+from analysis.generation import FAD_PROTOCOLS, Files
 from analysis.row_results import is_of, read_done
 from analysis.rows import Places, Row
 from errors import UserError
@@ -23,7 +23,8 @@ from training.folder import starts_of
 from training.log import METRICS_FILE, RATES_FILE, save_grid
 
 HALF_PRECISION_TOLERANCE = 0.005  # relative change of the loss that it may cost; what is reported is of the file itself
-RELEASE_METRICS = ("reconstruction", *FAD_PROTOCOLS)  # FID and IS take files that do not come with the project
+RELEASE_METRICS = ("reconstruction", *FAD_PROTOCOLS)
+OPTIONAL_METRIC = "fid"  # its network does not come with the project
 PRIVATE_IMAGES = ("celeba",)  # pictures of people stay in the run folder
 
 
@@ -73,8 +74,10 @@ def training_figures(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} does not say how it was trained ({reason}); remove it to train again") from error
 
 
-def remeasure(row: Row, places: Places, device: str = "auto") -> dict[str, Any]:
+def remeasure(row: Row, places: Places, device: str = "auto", inception_weights: Path | None = None) -> dict[str, Any]:
     """Measure pretrained/<name>.safetensors again and write its result, card and pictures; training's figures stay.
+
+    With the file of the Inception network FID is measured too; without it, the FID that the result has stays.
 
     Raises:
         UserError: the row has no result, or no released file, or one of another run.
@@ -92,13 +95,19 @@ def remeasure(row: Row, places: Places, device: str = "auto") -> dict[str, Any]:
             f"{places.weights(row)} are not the weights that {places.result(row)} is of: remove both, then "
             f"`python reproduce.py {row.name}` makes them anew"
         )
-    record, pictures = _measure(places.weights(row), device)
+    record, pictures = _measure(places.weights(row), device, inception_weights)
     record |= {key: before[key] for key in ("trained", "training_seconds", "images_per_second")}
+    if not inception_weights and OPTIONAL_METRIC in before:
+        record[OPTIONAL_METRIC] = before[OPTIONAL_METRIC]
     return _write(row, record, pictures, places)
 
 
-def _measure(weights: Path, device: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    record, pictures = evaluate(Evaluation(weights, device=device, metrics=RELEASE_METRICS))
+def _measure(
+    weights: Path, device: str, inception_weights: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    metrics = (*RELEASE_METRICS, OPTIONAL_METRIC) if inception_weights else RELEASE_METRICS
+    files = Files(inception_weights=inception_weights)
+    record, pictures = evaluate(Evaluation(weights, device=device, metrics=metrics, files=files))
     for name, reason in record["left_out"].items():
         print(f"{name} left out: {reason}", flush=True)
     return record, pictures
@@ -145,7 +154,7 @@ def card(record: dict[str, Any]) -> str:
         f"{record['epoch_rule']} ({record['epochs']})",
         "reconstruction loss": f"{loss['value']:.5f} ({loss['protocol']}; n = {loss['n_images']})",
         MEAN_IMAGE: f"{record['baselines'][MEAN_IMAGE]:.5f}",
-        **{name: _fad_text(record[name]) for name in FAD_PROTOCOLS if name in record},
+        **{name: _distance_text(record[name]) for name in (*FAD_PROTOCOLS, OPTIONAL_METRIC) if name in record},
         **({"weights": f"sha256 {record['checkpoint_sha256']}"} if "checkpoint_sha256" in record else {}),
         "fingerprint": f"{mark['value']:.5f} ({mark['protocol']})",
         "command": f"`{record['command']}`",
@@ -188,8 +197,8 @@ def _in_precision(trained: dict[str, Any]) -> str:
     return f" in {trained['precision']}" if "precision" in trained else ""
 
 
-def _fad_text(measured: dict[str, Any]) -> str:
-    real = measured["training_images"]
+def _distance_text(measured: dict[str, Any]) -> str:
+    real = measured.get("training_images")
     beside = f"; real training images score {real['value']:.3f}" if real else ""
     return (
         f"{measured['value']:.3f}{beside} ({measured['protocol']}; n = {measured['n_images']}; "

@@ -1,4 +1,4 @@
-"""One safetensors file per prepared split, beside the data, used while the source files stay the same."""
+"""Safetensors files beside the data of what is slow to make from them: prepared splits, and what metrics measure."""
 
 import functools
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from data.specs import DatasetSpec, Split
 from errors import UserError, reason_of
@@ -22,6 +23,9 @@ FOLDER = ".esvae-cache"
 FORMAT_VERSION = 1
 
 
+Tensors = dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Source:
     """The files that a split is made from, and the function that makes it."""
@@ -31,18 +35,37 @@ class Source:
 
 
 def cached(spec: DatasetSpec, split: str, data_dir: Path, source: Source) -> Split:
-    """The split from its cache file under `data_dir`, else built from `source` and cached for the next time.
+    """The split from its cache file under `data_dir`, used while the source files stay the same, else from `source`."""
+
+    def build() -> Tensors:
+        loaded = source.build()
+        return {"images": loaded.images} | ({} if loaded.labels is None else {"labels": loaded.labels})
+
+    stem = f"{spec.name}-{split}-{spec.image_size}-"
+    tensors = kept(data_dir, stem, _key(source.files), build, lambda found: _check(found, spec))
+    return Split(tensors["images"], tensors.get("labels"))
+
+
+def kept(
+    data_dir: Path, stem: str, key: str, build: Callable[[], Tensors], check: Callable[[Tensors], None]
+) -> Tensors:
+    """Tensors from their cache file under `data_dir`, else from `build` and cached for the next time.
 
     A damaged cache file is rebuilt and an unwritable folder done without; each is said in a line on stderr.
+
+    Args:
+        data_dir: folder of the data sets.
+        stem, key: of the file's name. What was kept by the same stem and another key goes.
+        build: makes the tensors.
+        check: raises KeyError or ValueError for tensors that `build` would not make.
     """
-    stem = f"{spec.name}-{split}-{spec.image_size}-"
-    path = data_dir / FOLDER / f"{stem}{_key(source.files)}.safetensors"
+    path = data_dir / FOLDER / f"{stem}{key}.safetensors"
     remove_half_written(path.parent, stem)
-    loaded = _read(path, spec)
-    if loaded is None:
-        loaded = source.build()
-        _write(path, loaded, stem)
-    return loaded
+    tensors = _read(path, check)
+    if tensors is None:
+        tensors = build()
+        _write(path, tensors, stem)
+    return tensors
 
 
 def _key(files: Iterable[Path]) -> str:
@@ -57,32 +80,30 @@ def _key(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(path: Path, spec: DatasetSpec) -> Split | None:
-    """The split kept in `path`, or None where there is none or it is damaged."""
+def _read(path: Path, check: Callable[[Tensors], None]) -> Tensors | None:
+    """The tensors kept in `path`, or None where there are none or they are damaged."""
     if not os.path.isfile(path):  # Path.is_file raises where the folder may not be read
         return None
     try:
         tensors = load_file(path)
-        loaded = Split(tensors["images"], tensors.get("labels"))
-        _check(loaded, spec)
+        check(tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         _notice(f"cache file {path} is damaged ({reason_of(error)}); building it again")
         return None
-    return loaded
+    return tensors
 
 
-def _check(loaded: Split, spec: DatasetSpec) -> None:
-    """ValueError unless the tensors are what a split of this data set must look like."""
-    images, labels = loaded.images, loaded.labels
+def _check(tensors: Tensors, spec: DatasetSpec) -> None:
+    """KeyError or ValueError unless the tensors are what a split of this data set must look like."""
+    images, labels = tensors["images"], tensors.get("labels")
     if images.dtype != torch.uint8 or images.shape[1:] != (spec.channels, spec.image_size, spec.image_size):
         raise ValueError(f"images are {images.dtype} {list(images.shape)}")
     if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
         raise ValueError(f"labels are {labels.dtype} {list(labels.shape)}")
 
 
-def _write(path: Path, loaded: Split, stem: str) -> None:
-    """Put the split in `path` in one step and drop what was kept of earlier source files."""
-    tensors = {"images": loaded.images} | ({} if loaded.labels is None else {"labels": loaded.labels})
+def _write(path: Path, tensors: Tensors, stem: str) -> None:
+    """Put the tensors in `path` in one step and drop what was kept under the same stem."""
     try:
         path.parent.mkdir(exist_ok=True)
         with replaced(path) as temporary:

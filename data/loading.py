@@ -47,14 +47,18 @@ def is_at_hand(dataset: str, split: str, data_dir: Path | str | None = None) -> 
     spec = spec_of(dataset, split)
     if spec.name == "celeba":
         try:
-            celeba.find(spec, split, _folder(data_dir))
+            celeba.find(spec, split, data_folder(data_dir))
         except UserError:
             return False
         return True
-    return spec.name == "digits" or sources.is_at_hand(spec, _folder(data_dir))
+    return spec.name == "digits" or sources.is_at_hand(spec, data_folder(data_dir))
 
 
-def _folder(data_dir: Path | str | None) -> Path:
+def data_folder(data_dir: Path | str | None = None) -> Path:
+    """Where the data sets are: `data_dir`, else the folder that ESVAE_DATA_DIR names, else ./datasets.
+
+    Raises UserError for the home of an unknown user.
+    """
     folder = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "datasets")
     try:
         return folder.expanduser()
@@ -65,7 +69,7 @@ def _folder(data_dir: Path | str | None) -> Path:
 def _whole(spec: DatasetSpec, split: str, data_dir: Path | str | None) -> Split:
     if spec.name == "digits":
         return sources.digits(split)
-    folder = _folder(data_dir)
+    folder = data_folder(data_dir)
     find = celeba.find if spec.name == "celeba" else sources.find
     return cached(spec, split, folder, find(spec, split, folder))
 

