@@ -1,7 +1,7 @@
 """Score images, a model's samples or a file's, by the metrics that compare them with a data set."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,13 +91,9 @@ def prepare_metrics(
 
 
 def _preparing(dataset: str, files: Files, device: str | torch.device) -> Callable[[str], Metric]:
-    """Prepares a metric by its name; what several use, networks and the splits that FID passes through them, once."""
+    """Prepares a metric by its name; a network that several use is loaded once."""
     autoencoder = cache(lambda: load_feature_network(dataset, files.fad_weights, device))
     inception = cache(lambda: load_inception(files.inception_weights, device))
-
-    @cache
-    def fid(protocol: str, split: str) -> FidMetric:
-        return FidMetric.prepare(inception(), dataset, protocol, split, n_wanted=0, data_dir=files.data_dir)
 
     def prepare(name: str) -> Metric:
         if name in FAD_PROTOCOLS:
@@ -108,7 +104,7 @@ def _preparing(dataset: str, files: Files, device: str | torch.device) -> Callab
             return standard_score(inception())
         protocol, n_wanted, split = FID_PROTOCOLS[name]
         split = split or ("validation" if dataset == "celeba" else "test")
-        return replace(fid(protocol, split), n_wanted=n_wanted)
+        return FidMetric.prepare(inception(), dataset, protocol, split, n_wanted, files.data_dir)
 
     return prepare
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data import batches, load_split, to_uint8
+from data import batches, is_at_hand, load_split, to_uint8
 from data.cache import kept
 from data.loading import data_folder
 from errors import UnavailableError, UserError
@@ -35,6 +35,7 @@ from metrics.inception_network import pooled_features, weights_digest
 SIZE = 299
 BATCH = 32
 IS_SPLITS = 10
+Statistics = tuple[Tensor, Tensor]
 LEAST_LOG_PROBABILITY = -700  # exp(-700) is 1e-304, near the least of float64
 
 
@@ -73,59 +74,22 @@ def features(network: nn.Module, images: Iterable[Tensor], protocol: str) -> Ten
     return torch.cat([pooled_features(network, RESIZE[protocol](x)).cpu() for x in images])
 
 
-@dataclass(frozen=True, eq=False)
-class FidMetric:
-    """FID by one protocol, ready to score images.
+def kept_statistics(
+    network: nn.Module, images: Tensor, protocol: str, name: str, data_dir: Path | None = None
+) -> Statistics:
+    """Mean and covariance of the features of uint8 images [N, C, H, W]; kept beside the data under `name`.
 
-    Attributes:
-        network: as `load_inception` gives it.
-        protocol: `paper` or `standard`.
-        reference: mean and covariance of a split's features.
-        split: its name.
-        n_wanted: images that the protocol takes.
+    Raises:
+        UserError: fewer images than features.
     """
 
-    network: nn.Module
-    protocol: str
-    reference: tuple[Tensor, Tensor]
-    split: str
-    n_wanted: int
+    def measure() -> dict[str, Tensor]:
+        mean, covariance = statistics(features(network, batches(images, BATCH), protocol))
+        return {"mean": mean, "covariance": covariance}
 
-    @classmethod
-    def prepare(
-        cls, network: nn.Module, dataset: str, protocol: str, split: str, n_wanted: int, data_dir: Path | None = None
-    ) -> "FidMetric":
-        """Measure the split, or read from beside the data what was measured before.
-
-        Raises:
-            UnavailableError: it cannot be read.
-            UserError: it has fewer images than features.
-        """
-        device = next(network.parameters()).device
-        try:
-            images = load_split(dataset, split, data_dir, device=device).images
-        except UserError as error:
-            raise UnavailableError(f"not available, FID needs the {split} split of {dataset}: {error}") from error
-
-        def measure() -> dict[str, Tensor]:
-            mean, covariance = statistics(features(network, batches(images, BATCH), protocol))
-            return {"mean": mean, "covariance": covariance}
-
-        stem, key = f"{dataset}-{split}-fid-{protocol}-", _reference_key(network, images)
-        found = kept(data_folder(data_dir), stem, key, measure, _check_statistics)
-        return cls(network, protocol, (found["mean"], found["covariance"]), split, n_wanted)
-
-    def __call__(self, images: Tensor) -> dict[str, Any]:
-        """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another."""
-        measured = statistics(features(self.network, images.split(BATCH), self.protocol))
-        how = {"paper": "floats, bicubic, clipped", "standard": "uint8, TensorFlow-1 bilinear"}[self.protocol]
-        return {
-            "value": frechet_distance(*measured, *self.reference),
-            "protocol": f"{self.protocol}: {how}, 299x299{_count(images, self.n_wanted)}",
-            "n_images": len(images),
-            "split": self.split,
-            "feature_network": f"Inception of 2015, 2,048 pooled features (weights {weights_digest(self.network)})",
-        }
+    key = _reference_key(network, images)
+    found = kept(data_folder(data_dir), f"{name}-fid-{protocol}-", key, measure, _check_statistics)
+    return found["mean"], found["covariance"]
 
 
 def _reference_key(network: nn.Module, images: Tensor) -> str:
@@ -140,6 +104,63 @@ def _check_statistics(tensors: dict[str, Tensor]) -> None:
     mean, covariance = tensors["mean"], tensors["covariance"]
     if mean.dim() != 1 or covariance.shape != 2 * mean.shape or {mean.dtype, covariance.dtype} != {torch.float64}:
         raise ValueError(f"mean and covariance are {mean.dtype} {list(mean.shape)}, {list(covariance.shape)}")
+
+
+@dataclass(frozen=True, eq=False)
+class FidMetric:
+    """FID by one protocol, ready to score images.
+
+    Attributes:
+        network: as `load_inception` gives it.
+        protocol: `paper` or `standard`.
+        reference: mean and covariance of a split's features.
+        split: its name.
+        n_wanted: images that the protocol takes.
+        training_images: what as many real training images score; None where they are compared with, or not at hand.
+    """
+
+    network: nn.Module
+    protocol: str
+    reference: Statistics
+    split: str
+    n_wanted: int
+    training_images: dict[str, Any] | None = None
+
+    @classmethod
+    def prepare(
+        cls, network: nn.Module, dataset: str, protocol: str, split: str, n_wanted: int, data_dir: Path | None = None
+    ) -> "FidMetric":
+        """Look at the split, and at training images, or read what was measured before.
+
+        Raises:
+            UnavailableError: the split cannot be read.
+            UserError: it has fewer images than features.
+        """
+        device = next(network.parameters()).device
+        try:
+            images = load_split(dataset, split, data_dir, device=device).images
+        except UserError as error:
+            raise UnavailableError(f"not available, FID needs the {split} split of {dataset}: {error}") from error
+        reference, real = kept_statistics(network, images, protocol, f"{dataset}-{split}", data_dir), None
+        if split != "train" and is_at_hand(dataset, "train", data_dir):
+            train = load_split(dataset, "train", data_dir, device=device).images[:n_wanted]
+            measured = kept_statistics(network, train, protocol, f"{dataset}-train-{len(train)}", data_dir)
+            source = f"measured on the first {len(train):,} of the training split"
+            real = {"value": frechet_distance(*measured, *reference), "n_images": len(train), "source": source}
+        return cls(network, protocol, reference, split, n_wanted, real)
+
+    def __call__(self, images: Tensor) -> dict[str, Any]:
+        """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another."""
+        measured = statistics(features(self.network, images.split(BATCH), self.protocol))
+        how = {"paper": "floats, bicubic, clipped", "standard": "uint8, TensorFlow-1 bilinear"}[self.protocol]
+        record = {
+            "value": frechet_distance(*measured, *self.reference),
+            "protocol": f"{self.protocol}: {how}, 299x299{_count(images, self.n_wanted)}",
+            "n_images": len(images),
+            "split": self.split,
+            "feature_network": f"Inception of 2015, 2,048 pooled features (weights {weights_digest(self.network)})",
+        }
+        return record if self.split == "train" else record | {"training_images": self.training_images}
 
 
 @dataclass(frozen=True, eq=False)

@@ -257,7 +257,9 @@ def test_fid_is_measured_where_its_network_is_given_and_stays(
     monkeypatch.setenv("ESVAE_DATA_DIR", str(tmp_path))
     record = remeasure(ROW, elsewhere, "cpu", Path("weights.pth"))
     assert record["fid"]["value"] > 0 and record["fid"]["n_images"] == 5000
-    assert f"| fid | {record['fid']['value']:.3f} (paper: floats" in (elsewhere.pretrained / "tiny.md").read_text()
+    text = (elsewhere.pretrained / "tiny.md").read_text()
+    real = record["fid"]["training_images"]["value"]
+    assert f"| fid | {record['fid']['value']:.3f}; real training images score {real:.3f} (paper: floats" in text
     assert remeasure(ROW, elsewhere, "cpu")["fid"] == record["fid"] == result(elsewhere)["fid"]
 
 

@@ -150,6 +150,11 @@ def test_fid_is_the_distance_of_the_features_of_resized_images(
     assert record["value"] > 100
     assert record["protocol"] == f"{protocol}: {how}, 299x299, 10 images where the protocol takes 5,000"
     assert (record["n_images"], record["split"]) == (10, "test")
+    train = mean_and_covariance(thirds(resize(to_unit_range(load_split("digits", "train", limit=20).images))).double())
+    real = record["training_images"]
+    assert real["value"] == pytest.approx(frechet_distance(*train, *expected[1]), rel=1e-6) and real["n_images"] == 20
+    against_train = FidMetric.prepare(nn.Linear(1, 1), "digits", protocol, "train", 5000, tmp_path)
+    assert "training_images" not in against_train(images)
 
 
 def test_a_split_is_measured_once_by_the_same_weights_and_images(
