@@ -87,12 +87,12 @@ def kept_statistics(
         mean, covariance = statistics(features(network, batches(images, BATCH), protocol))
         return {"mean": mean, "covariance": covariance}
 
-    key = _reference_key(network, images)
+    key = _statistics_key(network, images)
     found = kept(data_folder(data_dir), f"{name}-fid-{protocol}-", key, measure, _check_statistics)
     return found["mean"], found["covariance"]
 
 
-def _reference_key(network: nn.Module, images: Tensor) -> str:
+def _statistics_key(network: nn.Module, images: Tensor) -> str:
     """Sixteen hex digits that change with the weights and with the images."""
     digest = hashlib.sha256(weights_digest(network).encode())
     digest.update(images.cpu().numpy().tobytes())
@@ -133,15 +133,15 @@ class FidMetric:
         """Look at the split, and at training images, or read what was measured before.
 
         Raises:
-            UnavailableError: the split cannot be read.
-            UserError: it has fewer images than features.
+            UnavailableError: the split cannot be read, or has fewer images than features.
         """
         device = next(network.parameters()).device
         try:
             images = load_split(dataset, split, data_dir, device=device).images
+            reference = kept_statistics(network, images, protocol, f"{dataset}-{split}", data_dir)
         except UserError as error:
             raise UnavailableError(f"not available, FID needs the {split} split of {dataset}: {error}") from error
-        reference, real = kept_statistics(network, images, protocol, f"{dataset}-{split}", data_dir), None
+        real = None
         if split != "train" and is_at_hand(dataset, "train", data_dir):
             train = load_split(dataset, "train", data_dir, device=device).images[:n_wanted]
             measured = kept_statistics(network, train, protocol, f"{dataset}-train-{len(train)}", data_dir)

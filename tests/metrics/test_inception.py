@@ -199,6 +199,14 @@ def test_a_split_that_is_not_there_makes_fid_unavailable(network: nn.Module, tmp
         FidMetric.prepare(network, "celeba", "paper", "validation", 5000, tmp_path)
 
 
+def test_a_split_of_few_images_makes_fid_unavailable(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception, "pooled_features", lambda _network, x: torch.zeros(len(x), 2048))
+    with pytest.raises(UnavailableError, match="the test split of digits: 297 images are too few for the covariance"):
+        FidMetric.prepare(network, "digits", "paper", "test", 5000, tmp_path)
+
+
 def test_certain_and_even_classes_score_their_number() -> None:
     one_hot = 1000 * torch.eye(5).repeat(8, 1)
     assert inception_score(one_hot, splits=4) == (pytest.approx(5), pytest.approx(0, abs=1e-9))
