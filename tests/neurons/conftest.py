@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from neurons import LIF, lif, lif_surrogate
+from neurons import LIF, lif
 from neurons.library import native_obstacle
 from neurons.triton_support import triton_interprets
+from tests.neurons.lifs import make_lif
 
 # Just enough of CUDA for SpikingJelly's kernels.
 CUDA_ON_CPU = """
@@ -99,7 +100,7 @@ class Backend:
     device: str = "cpu"
 
     def lif(self, variant: str) -> LIF:
-        return LIF(lif_surrogate(variant, 0.2, strict=variant == "code"), backend=self.name).to(self.device)
+        return make_lif(variant, self.name, self.device)
 
 
 BACKENDS = [

@@ -9,15 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
-from neurons import LIF, ThresholdDependentBatchNorm, lif_surrogate, reset_state, scan, set_backend
+from neurons import LIF, ThresholdDependentBatchNorm, reset_state, scan, set_backend
 from neurons.library import native_obstacle
+from tests.neurons.lifs import make_lif
 
 ROUNDING = 1e-5
 THRESHOLD = torch.tensor(0.2)  # float32(0.2), a little above 0.2
-
-
-def make_lif(variant: str, backend: str) -> LIF:
-    return LIF(lif_surrogate(variant, 0.2, strict=variant == "code"), backend=backend)
 
 
 def image(n_steps: int) -> Tensor:

@@ -16,6 +16,7 @@ from models.backbone import SpikingBlock
 from neurons import LIF, ThresholdDependentBatchNorm, library, lif_surrogate, reset_state, set_backend
 from neurons.library import native_obstacle
 from neurons.native import NativeLayer, channel_statistics, channels_last
+from tests.neurons.lifs import make_lif
 
 pytestmark = pytest.mark.skipif(bool(native_obstacle()), reason=native_obstacle() or "-")
 
@@ -41,10 +42,6 @@ def n_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def make_lif(backend: str, variant: str) -> LIF:
-    return LIF(lif_surrogate(variant, 0.2, strict=variant == "code"), backend=backend)
-
-
 def make_norm(n_channels: int, rng: Generator) -> ThresholdDependentBatchNorm:
     norm = ThresholdDependentBatchNorm(n_channels, v_threshold=0.2)
     with torch.no_grad():
@@ -55,7 +52,7 @@ def make_norm(n_channels: int, rng: Generator) -> ThresholdDependentBatchNorm:
 
 def run(backend: str, variant: str, norm: nn.Module, x: Tensor, x_bias: Tensor, v: Tensor | None = None, **more: int):
     """Spikes, last membrane, norm, and the gradients of a weighted sum of both outputs."""
-    norm, lif = copy.deepcopy(norm), make_lif(backend, variant)
+    norm, lif = copy.deepcopy(norm), make_lif(variant, backend)
     leaves = {"x": x.clone(), "x_bias": x_bias.clone()} | ({} if v is None else {"v": v.clone()})
     for leaf in leaves.values():
         leaf.requires_grad_()
@@ -130,7 +127,7 @@ def test_evaluation_mode_is_bit_identical_to_scan(grad: bool, variant: str, rng:
     norm, x, x_bias = random_input((5, 3, 20, 6, 6), rng)
     norm.running_mean.normal_(generator=rng)
     norm.eval()
-    lifs = [make_lif(backend, variant) for backend in ("native", "scan")]
+    lifs = [make_lif(variant, backend) for backend in ("native", "scan")]
     with torch.set_grad_enabled(grad):
         for _ in range(2):  # from rest, and from where that has ended
             first, second = (lif(x, norm, x_bias) for lif in lifs)
@@ -167,7 +164,7 @@ def test_the_backward_pass_keeps_nothing_large_but_the_input(rng: Generator) -> 
     norm, x, x_bias = random_input((16, 4, 8, 8, 8), rng)
     kept = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
-        make_lif("native", "paper")(x.requires_grad_(), norm, x_bias)
+        make_lif("paper", "native")(x.requires_grad_(), norm, x_bias)
     large = [tensor for tensor in kept.values() if tensor.numel() > 8]
     assert [tensor.data_ptr() for tensor in large] == [x.data_ptr()]
 
@@ -191,7 +188,7 @@ class _Sizes(TorchDispatchMode):
 def test_spikes_that_are_summed_are_never_stored(rng: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     norm, x, x_bias = random_input((16, 4, 8, 8, 8), rng)
     with _Sizes() as sizes:
-        summed = make_lif("native", "paper").summed(x.requires_grad_(), torch.rand(16, generator=rng), norm, x_bias)
+        summed = make_lif("paper", "native").summed(x.requires_grad_(), torch.rand(16, generator=rng), norm, x_bias)
     sizes.seen.pop(x.data_ptr(), None)
     assert summed.any() and max(sizes.seen.values()) <= x[0].numel()
     backward, strides = NativeLayer.backward, []
@@ -209,12 +206,12 @@ def test_spikes_that_are_summed_are_never_stored(rng: Generator, monkeypatch: py
 def test_other_types_run_as_scan(dtype: torch.dtype, rng: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_library", lambda: pytest.fail("C code called"))
     x = torch.randn((3, 2, 5), generator=rng).to(dtype)
-    assert torch.equal(make_lif("native", "paper")(x), make_lif("scan", "paper")(x))
+    assert torch.equal(make_lif("paper", "native")(x), make_lif("paper", "scan")(x))
 
 
 def test_only_a_single_step_can_be_repeated() -> None:
     with pytest.raises(ValueError, match="x_seq has 2"):
-        make_lif("native", "paper")(torch.zeros(2, 1, 3), n_repeats=2)
+        make_lif("paper", "native")(torch.zeros(2, 1, 3), n_repeats=2)
 
 
 @pytest.mark.parametrize("backend", ["native", "scan"])

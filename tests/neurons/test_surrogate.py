@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from neurons import LIF, Rectangular, lif_surrogate, sampler_surrogate
+from neurons import Rectangular, lif_surrogate, sampler_surrogate
 from neurons.lif import lif_kernels
+from tests.neurons.lifs import make_lif
 
 
 def gradient(surrogate: Rectangular, x: Tensor) -> Tensor:
@@ -15,7 +16,7 @@ def gradient(surrogate: Rectangular, x: Tensor) -> Tensor:
 
 
 def cupy_threshold(variant: str) -> tuple[float, Rectangular]:
-    return LIF(lif_surrogate(variant, 0.2, strict=variant == "code"))._cupy_threshold()
+    return make_lif(variant)._cupy_threshold()
 
 
 @pytest.mark.parametrize(("strict", "at_zero"), [(False, 1.0), (True, 0.0)])

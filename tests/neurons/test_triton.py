@@ -16,6 +16,7 @@ from models import ModelConfig, build_model
 from neurons import LIF, ThresholdDependentBatchNorm, lif_surrogate, set_backend
 from neurons.native import channels_last
 from neurons.triton_support import triton_obstacle
+from tests.neurons.lifs import make_lif
 from training.device import describe_backend, resolve_backend
 
 pytest.importorskip("triton")
@@ -91,12 +92,8 @@ def loss(spikes: Tensor, v_last: Tensor) -> Tensor:
     return (spikes.to(v_last) * weights).sum() + (v_last * weights[0]).sum()
 
 
-def make_lif(variant: str, backend: str = "triton") -> LIF:
-    return LIF(lif_surrogate(variant, 0.2, strict=variant == "code"), backend=backend).to(DEVICE)
-
-
 def run(x: Tensor, v: Tensor | None, norm: nn.Module, variant: str, n_repeats: int = 1) -> Run:
-    lif, norm = make_lif(variant), copy.deepcopy(norm).to(DEVICE)
+    lif, norm = make_lif(variant, "triton", DEVICE), copy.deepcopy(norm).to(DEVICE)
     leaves = {"x": x.to(DEVICE).detach().requires_grad_(), "weight": norm.weight, "bias": norm.bias}
     if v is not None:
         leaves["v"] = lif.v = v.to(DEVICE).detach().requires_grad_()
@@ -141,7 +138,7 @@ def test_a_sum_over_time_is_rounded_once(n_steps: int, dtype: torch.dtype, rng: 
     weight = torch.randn(x.shape[1:], generator=rng).to(dtype).to(DEVICE)
 
     def gradients(x: Tensor, summed: bool) -> tuple[Tensor, ...]:
-        lif, own = make_lif(variant), copy.deepcopy(norm).to(DEVICE)
+        lif, own = make_lif(variant, "triton", DEVICE), copy.deepcopy(norm).to(DEVICE)
         lif.v = v.to(DEVICE)
         x = x.to(DEVICE).detach().requires_grad_()
         spikes = None if summed else lif(x, own)
@@ -159,7 +156,7 @@ def test_a_sum_over_time_is_rounded_once(n_steps: int, dtype: torch.dtype, rng: 
 def test_a_norm_in_bfloat16_keeps_its_types(rng: Generator) -> None:
     x, _, norm = draw((4, 3, 20), rng, torch.bfloat16)
     norm = norm.bfloat16().to(DEVICE)
-    make_lif("paper")(x.to(DEVICE).requires_grad_(), norm).sum().backward()
+    make_lif("paper", "triton", DEVICE)(x.to(DEVICE).requires_grad_(), norm).sum().backward()
     tensors = norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var
     assert all(tensor.dtype == torch.bfloat16 and tensor.any() for tensor in tensors)
 
@@ -181,7 +178,7 @@ def test_a_constant_input_is_its_repetition(reference, shape: tuple[int, ...], n
 def test_evaluation_mode(reference, n_repeats: int, variant: str) -> None:
     x, v, norm, expected = reference((1 if n_repeats > 1 else 5, 4, 20), variant, n_repeats, training=False)
     assert_close(run(x, v, norm, variant, n_repeats), expected)
-    lif = make_lif(variant)
+    lif = make_lif(variant, "triton", DEVICE)
     lif.v = v.to(DEVICE)
     with torch.no_grad():  # one kernel, where gradients take two
         spikes = lif(x.to(DEVICE), norm.to(DEVICE), None, n_repeats)
@@ -193,8 +190,8 @@ def test_the_bias_of_the_synapse_moves_the_running_mean_only(training: bool, rng
     x, _, norm = draw((3, 4, 5, 3, 3), rng, torch.float32)
     x_bias = torch.linspace(-0.5, 0.5, 5)
     inside, added = (copy.deepcopy(norm).to(DEVICE).train(training) for _ in range(2))
-    a = make_lif("paper")(x.to(DEVICE), inside, x_bias.to(DEVICE))
-    b = make_lif("paper")(channels_last(x + x_bias.view(5, 1, 1)).to(DEVICE), added)
+    a = make_lif("paper", "triton", DEVICE)(x.to(DEVICE), inside, x_bias.to(DEVICE))
+    b = make_lif("paper", "triton", DEVICE)(channels_last(x + x_bias.view(5, 1, 1)).to(DEVICE), added)
     assert (a != b).float().mean() < 0.01
     torch.testing.assert_close(inside.running_mean, added.running_mean)
     torch.testing.assert_close(inside.running_var, added.running_var)
@@ -239,7 +236,7 @@ def test_statistics_of_values_far_from_zero(
     norm, exact = ThresholdDependentBatchNorm(70, v_threshold=0.2, eps=1e-20, momentum=1.0), x.double().flatten(0, 1)
     norm, none = norm.to(DEVICE), torch.zeros(70, device=DEVICE)
     monkeypatch.setattr(triton_layer, "STATISTICS_PARTS", parts)
-    layer = triton_layer.TritonLayer(x.to(DEVICE), len(x), 70, make_lif("paper").constants())
+    layer = triton_layer.TritonLayer(x.to(DEVICE), len(x), 70, make_lif("paper", "triton", DEVICE).constants())
     vectors = layer.batch_affine_(norm, norm.gain, none)
     mean, inverse_std, slope, offset = (vector.cpu().double() for vector in vectors)
     torch.testing.assert_close(mean, exact.mean(0), rtol=1e-6, atol=0)
@@ -254,7 +251,7 @@ def test_the_backward_pass_keeps_nothing_large_but_the_input(rng: Generator) -> 
     x, _, norm = draw((16, 4, 8, 3, 3), rng, torch.float32)
     x, norm, kept = x.to(DEVICE).requires_grad_(), norm.to(DEVICE), {}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
-        make_lif("paper")(x, norm)
+        make_lif("paper", "triton", DEVICE)(x, norm)
     assert [pointer for pointer, tensor in kept.items() if tensor.numel() > 8] == [x.data_ptr()]
 
 
@@ -285,11 +282,11 @@ def test_a_whole_training_step_agrees_with_scan(code: bool, monkeypatch: pytest.
 
 def test_other_types_are_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"bfloat16 and float16, not torch.float64; use backend 'scan'"):
-        make_lif("paper")(torch.zeros(2, 1, 4, dtype=torch.float64, device=DEVICE))
+        make_lif("paper", "triton", DEVICE)(torch.zeros(2, 1, 4, dtype=torch.float64, device=DEVICE))
 
 
 def test_outside_the_interpreter_cpu_tensors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    lif = make_lif("paper")
+    lif = make_lif("paper", "triton", DEVICE)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(UserError, match="CUDA tensors only"):
         lif(torch.zeros(2, 1, 3))
