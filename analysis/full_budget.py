@@ -43,5 +43,5 @@ def _rows(table: Table, line: Line) -> Iterator[tuple[str, ...]]:
             yield (
                 *(DATASET_NAMES[line["dataset"]], line["model"], f"{table.title}: {heading}"),
                 *(f"{published:.4g}", with_deviation(ours, line[f"{column}_std"])),
-                *(f"{difference / published:+.1%}", f"{line['n_seeds']:.0f}", f"{line['epochs']:.0f}"),
+                *(f"{difference / published:+.1%}", f"{line[f'{column}_n']:.0f}", f"{line['epochs']:.0f}"),
             )

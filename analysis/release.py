@@ -77,7 +77,7 @@ def training_figures(folder: Path) -> dict[str, Any]:
 def remeasure(row: Row, places: Places, device: str = "auto", inception_weights: Path | None = None) -> dict[str, Any]:
     """Measure pretrained/<name>.safetensors again and write its result, card and pictures; training's figures stay.
 
-    With the file of the Inception network FID is measured too; without it, the FID that the result has stays.
+    With the file of the Inception network FID is measured too. Where it is not, the FID that the result has stays.
 
     Raises:
         UserError: the row has no result, or no released file, or one of another run.
@@ -97,9 +97,20 @@ def remeasure(row: Row, places: Places, device: str = "auto", inception_weights:
         )
     record, pictures = _measure(places.weights(row), device, inception_weights)
     record |= {key: before[key] for key in ("trained", "training_seconds", "images_per_second")}
-    if not inception_weights and OPTIONAL_METRIC in before:
-        record[OPTIONAL_METRIC] = before[OPTIONAL_METRIC]
+    if OPTIONAL_METRIC in before and OPTIONAL_METRIC not in record:
+        record[OPTIONAL_METRIC] = _kept_metric(before)
     return _write(row, record, pictures, places)
+
+
+def _kept_metric(before: dict[str, Any]) -> dict[str, Any]:
+    """The FID of the result before, with where it is from; says so."""
+    metric = {"measured": {key: before[key] for key in ("date", "commit")}} | before[OPTIONAL_METRIC]
+    print(f"{OPTIONAL_METRIC} kept, {_when(metric)}", flush=True)
+    return metric
+
+
+def _when(metric: dict[str, Any]) -> str:
+    return f"measured {metric['measured']['date']} at commit {metric['measured']['commit']}"
 
 
 def _measure(
@@ -200,6 +211,7 @@ def _in_precision(trained: dict[str, Any]) -> str:
 def _distance_text(measured: dict[str, Any]) -> str:
     real = measured.get("training_images")
     beside = f"; real training images score {real['value']:.3f}" if real else ""
+    beside += f"; {_when(measured)}" if "measured" in measured else ""
     return (
         f"{measured['value']:.3f}{beside} ({measured['protocol']}; n = {measured['n_images']}; "
         f"{measured['feature_network']})"

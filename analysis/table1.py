@@ -99,9 +99,10 @@ def _protocol(column: str, numbers: Sequence[Record], records: Sequence[Record])
     found = sorted({_describe(column, number) for number in numbers})
     if len(found) > 1:
         names = " ".join(record["name"] for record in records)
+        file = " --inception-weights FILE" if column == "fid" else ""
         raise UserError(
             f"{column} of {names} was measured by different protocols ({' / '.join(found)}): measure them again "
-            f"with `python reproduce.py --evaluate {names}`"
+            f"with `python reproduce.py --evaluate {names}{file}`"
         )
     return found[0]
 

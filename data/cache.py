@@ -17,13 +17,12 @@ from data.specs import DatasetSpec, Split
 from errors import UserError, reason_of
 from files import remove_half_written, replaced
 
+Tensors = dict[str, Tensor]
+
 FOLDER = ".esvae-cache"
 
 # Raise this whenever the same source files would give other pixels: cropping, resizing or order have changed.
 FORMAT_VERSION = 1
-
-
-Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def _write(path: Path, tensors: Tensors, stem: str) -> None:
                 old.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or reason_of(error)
-        _notice_once(f"{path.parent} cannot be written ({reason}); prepared data are not kept for later")
+        _notice_once(f"{path.parent} cannot be written ({reason}); what is made from the data is not kept for later")
 
 
 def _notice(message: str) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from data import DATASETS, batches, is_at_hand, load_split
 from errors import UnavailableError, UserError
 from files import sha256_of
-from metrics.frechet import frechet_distance, statistics
+from metrics.frechet import Statistics, frechet_distance, score_of_training_images, statistics
 from models import Autoencoder, load_model
 from models.authors import SUFFIXES
 from models.checkpoint import find_model_file
@@ -48,8 +48,6 @@ PUBLISHED_NAMES = {
     "celeba": ("celeba", 128),
 }
 TRAINING_IMAGES = "training_images.json"
-
-Statistics = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,11 +271,7 @@ def measured_training_images(
     """FAD of the first images of the training split, at most 5,120; errors as `load_split`."""
     train = load_split(network.dataset, "train", data_dir, device=_device(network)).images[:N_SAMPLES]
     real = statistics(features(network.network, batches(train, SAMPLE_BATCH), protocol))
-    return {
-        "value": frechet_distance(*real, *reference),
-        "n_images": len(train),
-        "source": f"measured on the first {len(train):,} of the training split",
-    }
+    return score_of_training_images(real, reference, len(train))
 
 
 def _device(network: FeatureNetwork) -> torch.device:

@@ -6,6 +6,7 @@ References:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from errors import UserError
 
 Array = Tensor | np.ndarray | Sequence
+Statistics = tuple[Tensor, Tensor]  # mean and covariance of features
 
 
 def frechet_distance(mu1: Array, s1: Array, mu2: Array, s2: Array) -> float:
@@ -50,7 +52,7 @@ def _root(covariance: Tensor) -> Tensor:
     return vectors * values.where(values > error, 0).sqrt() @ vectors.T
 
 
-def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+def statistics(features: Tensor) -> Statistics:
     """Mean [D] and unbiased covariance [D, D] of features [N, D], in float64.
 
     Raises:
@@ -66,3 +68,9 @@ def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
         raise UserError("some features of the images are not finite: check the images and the feature network's file")
     features = features.to("cpu", torch.float64)
     return features.mean(0), torch.cov(features.T).reshape(n_dimensions, n_dimensions)
+
+
+def score_of_training_images(measured: Statistics, reference: Statistics, n_images: int) -> dict[str, Any]:
+    """The distance that the first `n_images` of a training split have: the scale on which a model's has a meaning."""
+    source = f"measured on the first {n_images:,} of the training split"
+    return {"value": frechet_distance(*measured, *reference), "n_images": n_images, "source": source}

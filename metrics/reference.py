@@ -25,14 +25,13 @@ from metrics.fad import (
     PUBLISHED,
     TRAINING_IMAGES,
     FeatureNetwork,
-    Statistics,
     load_feature_network,
     measured_reference,
     measured_training_images,
     stored_file,
     stored_reference,
 )
-from metrics.frechet import frechet_distance
+from metrics.frechet import Statistics, frechet_distance
 from provenance import git_commit
 from training.config import Dataset
 

@@ -245,22 +245,29 @@ def test_measuring_again_keeps_what_is_known_of_the_training(places: Places, els
 
 
 def test_fid_is_measured_where_its_network_is_given_and_stays(
-    elsewhere: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elsewhere: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Here of a network whose features are the means of 13 strips of an image."""
-
-    class Strips(torch.nn.Linear):
-        fc = None
-
-    monkeypatch.setattr(generation, "load_inception", lambda *_: Strips(1, 1))
+    """Here by a network whose features are the means of 13 strips of an image."""
+    monkeypatch.setattr(
+        generation, "load_inception", lambda file, _device: {Path("w.pth"): torch.nn.Linear(1, 1)}[file]
+    )
+    monkeypatch.setattr(inception, "N_FEATURES", 13)
     monkeypatch.setattr(inception, "pooled_features", lambda _, x: x.unflatten(2, (13, 23)).mean((1, 3, 4)))
     monkeypatch.setenv("ESVAE_DATA_DIR", str(tmp_path))
-    record = remeasure(ROW, elsewhere, "cpu", Path("weights.pth"))
-    assert record["fid"]["value"] > 0 and record["fid"]["n_images"] == 5000
+    measured = remeasure(ROW, elsewhere, "cpu", Path("w.pth"))
+    assert measured["fid"]["value"] > 0 and measured["fid"]["n_images"] == 5000
     text = (elsewhere.pretrained / "tiny.md").read_text()
-    real = record["fid"]["training_images"]["value"]
-    assert f"| fid | {record['fid']['value']:.3f}; real training images score {real:.3f} (paper: floats" in text
-    assert remeasure(ROW, elsewhere, "cpu")["fid"] == record["fid"] == result(elsewhere)["fid"]
+    real = measured["fid"]["training_images"]["value"]
+    assert f"| fid | {measured['fid']['value']:.3f}; real training images score {real:.3f} (paper: floats" in text
+
+    when = {"measured": {key: measured[key] for key in ("date", "commit")}}
+    monkeypatch.setattr(inception, "N_FEATURES", 10_000)  # more than there are images: not available
+    for weights in (None, Path("w.pth")):
+        remeasure(ROW, elsewhere, "cpu", weights)
+        assert result(elsewhere)["fid"] == measured["fid"] | when
+        said = f"measured {measured['date']} at commit {measured['commit']}"
+        assert f"fid kept, {said}" in capsys.readouterr().out
+        assert f"{real:.3f}; {said} (paper" in (elsewhere.pretrained / "tiny.md").read_text()
 
 
 def test_only_a_released_result_is_measured_again(places: Places, elsewhere: Places) -> None:

@@ -28,6 +28,7 @@ from metrics.inception import (
     FidMetric,
     features,
     inception_score,
+    kept_statistics,
     paper_score,
     resize_imagenet,
     resize_paper,
@@ -141,51 +142,68 @@ def test_fid_is_the_distance_of_the_features_of_resized_images(
 
     test = load_split("digits", "test", limit=20).images
     monkeypatch.setattr(inception, "pooled_features", lambda _network, x: thirds(x))
+    monkeypatch.setattr(inception, "N_FEATURES", 3)
     monkeypatch.setattr(inception, "load_split", lambda name, split, *_, **__: load_split(name, split, limit=20))
     images = 3 * torch.rand(10, 1, 32, 32, generator=torch.Generator().manual_seed(2)) - 1.5  # clipped, and rounded
-    metric = FidMetric.prepare(nn.Linear(1, 1), "digits", protocol, "test", 5000, tmp_path)
+    metric = FidMetric.prepare(nn.Linear(1, 1), "digits", protocol, "test", 15, tmp_path)
     record = metric(images)
     expected = [mean_and_covariance(thirds(resize(x)).double()) for x in (images, to_unit_range(test))]
     assert record["value"] == pytest.approx(frechet_distance(*expected[0], *expected[1]), rel=1e-6)
     assert record["value"] > 100
-    assert record["protocol"] == f"{protocol}: {how}, 299x299, 10 images where the protocol takes 5,000"
+    assert record["protocol"] == f"{protocol}: {how}, 299x299, 10 images where the protocol takes 15"
     assert (record["n_images"], record["split"]) == (10, "test")
-    train = mean_and_covariance(thirds(resize(to_unit_range(load_split("digits", "train", limit=20).images))).double())
+    train = mean_and_covariance(thirds(resize(to_unit_range(load_split("digits", "train", limit=15).images))).double())
     real = record["training_images"]
-    assert real["value"] == pytest.approx(frechet_distance(*train, *expected[1]), rel=1e-6) and real["n_images"] == 20
+    assert real["value"] == pytest.approx(frechet_distance(*train, *expected[1]), rel=1e-6) and real["n_images"] == 15
     against_train = FidMetric.prepare(nn.Linear(1, 1), "digits", protocol, "train", 5000, tmp_path)
     assert "training_images" not in against_train(images)
 
 
-def test_a_split_is_measured_once_by_the_same_weights_and_images(
+def test_images_are_looked_at_once_by_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Here for features that are the means of an image and its square."""
-    measured = []
+    """Here by a network whose features are the means of an image and its square."""
+    looked_at: list[int] = []
 
     def moments(_network: nn.Module, x: Tensor) -> Tensor:
-        measured.append(len(x))
+        looked_at.append(len(x))
         return torch.stack([x.mean((1, 2, 3)), x.square().mean((1, 2, 3))], dim=1)
 
-    def prepare(network: nn.Module, split: str = "test") -> tuple[Tensor, Tensor]:
-        return FidMetric.prepare(network, "digits", "paper", split, 5000, tmp_path).reference
+    def measure(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        looked_at.clear()
+        return kept_statistics(network, images, "paper", "digits-test", tmp_path)
 
     monkeypatch.setattr(inception, "pooled_features", moments)
-    network, other_network = nn.Linear(1, 1), nn.Linear(1, 1)
-    first, n_batches = prepare(network), len(measured)
-    again = prepare(network)
-    assert len(measured) == n_batches
-    assert torch.equal(again[0], first[0]) and torch.equal(again[1], first[1])
-    assert not torch.equal(prepare(network, "train")[0], first[0])
-    (file,) = (tmp_path / ".esvae-cache").glob("digits-test-fid-paper-*.safetensors")
-    save_file({"mean": first[0], "covariance": first[1][:1]}, file)
-    assert torch.equal(prepare(network)[1], first[1])
-    assert (
-        "is damaged (mean and covariance are torch.float64 [2], [1, 2]); building it again" in capsys.readouterr().err
-    )
-    n_batches = len(measured)
-    prepare(other_network)
-    assert len(measured) > n_batches
+    network, images = nn.Linear(1, 1), load_split("digits", "test", limit=20).images
+    mean, covariance = measure(network, images)
+    again = measure(network, images)
+    assert looked_at == [] and torch.equal(again[0], mean) and torch.equal(again[1], covariance)
+    others = measure(network, 255 - images)
+    assert sum(looked_at) == 20 and not torch.equal(others[0], mean)
+    measure(nn.Linear(1, 1), 255 - images)
+    assert sum(looked_at) == 20
+    damages = {
+        "mean and covariance are torch.float64 [2], [1, 2]": (mean, covariance[:1]),
+        "mean or covariance are not finite": (mean * math.nan, covariance),
+    }
+    network = nn.Linear(1, 1)
+    measure(network, images)
+    (file,) = (tmp_path / ".esvae-cache").iterdir()
+    capsys.readouterr()
+    for what, (bad_mean, bad_covariance) in damages.items():
+        save_file({"mean": bad_mean, "covariance": bad_covariance}, file)
+        assert torch.equal(measure(network, images)[1], covariance)
+        assert f"is damaged ({what}); building it again" in capsys.readouterr().err
+
+
+def test_weights_by_which_nothing_is_finite_are_an_error(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception, "N_FEATURES", 3)
+    monkeypatch.setattr(inception, "pooled_features", lambda _network, x: torch.full((len(x), 3), math.nan))
+    with pytest.raises(UserError, match="not finite") as caught:
+        FidMetric.prepare(network, "digits", "paper", "test", 5000, tmp_path)
+    assert not isinstance(caught.value, UnavailableError)
 
 
 def test_few_images_are_refused(network: nn.Module) -> None:
@@ -199,12 +217,9 @@ def test_a_split_that_is_not_there_makes_fid_unavailable(network: nn.Module, tmp
         FidMetric.prepare(network, "celeba", "paper", "validation", 5000, tmp_path)
 
 
-def test_a_split_of_few_images_makes_fid_unavailable(
-    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inception, "pooled_features", lambda _network, x: torch.zeros(len(x), 2048))
-    with pytest.raises(UnavailableError, match="the test split of digits: 297 images are too few for the covariance"):
-        FidMetric.prepare(network, "digits", "paper", "test", 5000, tmp_path)
+def test_a_split_of_few_images_makes_fid_unavailable(network: nn.Module) -> None:
+    with pytest.raises(UnavailableError, match="FID needs more than 2,048 images, the test split of digits has 297"):
+        FidMetric.prepare(network, "digits", "paper", "test", 5000)
 
 
 def test_certain_and_even_classes_score_their_number() -> None:
@@ -347,7 +362,7 @@ def program(network: nn.Module, tmp_path: Path) -> Path:
 def test_a_program_is_read_if_it_is_the_one_that_is_known(
     program: Path, network: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"default_1\.pt is damaged"):
+    with pytest.raises(UserError, match=r"default_1\.pt is damaged .*; of programs, default_1\.pt of PyPI's fid-h"):
         load_inception(program)
     monkeypatch.setattr(inception_network, "PYPI_SHA256", hashlib.sha256(program.read_bytes()).hexdigest())
     same = load_inception(program)
