@@ -8,8 +8,8 @@ Prints each metric with its protocol, beside the paper's rows and baselines; wri
 into the run folder (for a file: into runs/evaluation-<name>/).
 
 Metrics, described in docs/metrics.md: `reconstruction` of the test split; `fad`, `fid`, `inception_score` (or `is`) as
-the released program computes them; `fad_eval`, FAD in evaluation mode; `fid_10k_test`, `fid_50k_test`, `fid_10k_train`,
-`fid_50k_train`, `inception_score_standard`.
+the released program computes them; `fad_eval`, FAD in evaluation mode; `fid_original`, against images in their files'
+size; `fid_10k_test`, `fid_50k_test`, `fid_10k_train`, `fid_50k_train`, `inception_score_standard`.
 """
 
 import sys

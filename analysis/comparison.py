@@ -10,13 +10,14 @@ from analysis.published import TABLE1_METRICS, paper_table1
 from analysis.subjects import model_label
 
 OWN_FAD = "fad_own"  # by an autoencoder that is not the authors': a column apart from the paper's numbers
-COLUMNS = (*TABLE1_METRICS, OWN_FAD)
+FID_ORIGINAL = "fid_original"  # as the published FID of grey images seems to be measured
+COLUMNS = (*TABLE1_METRICS, FID_ORIGINAL, OWN_FAD)
 EVERY_METRIC = ("reconstruction_loss", *METRICS)
 
 
 def compared(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The measured metrics of Table I by the column that they belong to."""
-    measured = {metric: record[metric] for metric in TABLE1_METRICS if metric in record}
+    measured = {metric: record[metric] for metric in (*TABLE1_METRICS, FID_ORIGINAL) if metric in record}
     return {OWN_FAD if number.get("own_network") else name: number for name, number in measured.items()}
 
 
@@ -30,7 +31,7 @@ def comparison(record: dict[str, Any]) -> pd.DataFrame:
     if real:
         rows.append({"model": "real training images", "source": "baseline"} | real)
     table = pd.concat([pd.DataFrame(rows), paper_table1(record["dataset"])], ignore_index=True)
-    shown = [name for name in COLUMNS if name != OWN_FAD or name in measured]
+    shown = [name for name in COLUMNS if name in TABLE1_METRICS or name in measured]
     return table.reindex(columns=["model", *shown, "source"])
 
 

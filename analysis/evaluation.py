@@ -112,7 +112,8 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if scorers:
         wanted = {name: request.n_samples or score.n_wanted for name, score in scorers.items()}
         samples = sample_images(model, max(wanted.values()), request.seed)
-        record |= {name: score(samples[: wanted[name]]) for name, score in scorers.items()}
+        parts = {n: samples[:n] for n in set(wanted.values())}  # one tensor for metrics that take as many
+        record |= {name: score(parts[wanted[name]]) for name, score in scorers.items()}
         pictures.setdefault("samples", samples[: 2 * N_SHOWN])
     record |= {
         "left_out": left_out,

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from data import read_image_set
 from errors import UnavailableError, UserError
 from metrics.fad import SAMPLE_BATCH, FadMetric, load_feature_network
-from metrics.inception import FidMetric, InceptionScore, paper_score, standard_score
+from metrics.inception import FidMetric, InceptionScore, looking, paper_score, standard_score
 from metrics.inception_network import load_imagenet_inception, load_inception
 from provenance import provenance
 from training.device import resolve_device
@@ -21,6 +21,7 @@ FAD_PROTOCOLS = {"fad": "official", "fad_eval": "eval"}
 # Name -> protocol, samples, split (None: the paper's, which is CelebA's validation and else the test split).
 FID_PROTOCOLS = {
     "fid": ("paper", 5_000, None),
+    "fid_original": ("original", 5_000, None),
     "fid_10k_test": ("standard", 10_000, "test"),
     "fid_50k_test": ("standard", 50_000, "test"),
     "fid_10k_train": ("standard", 10_000, "train"),
@@ -91,9 +92,10 @@ def prepare_metrics(
 
 
 def _preparing(dataset: str, files: Files, device: str | torch.device) -> Callable[[str], Metric]:
-    """Prepares a metric by its name; a network that several use is loaded once."""
+    """Prepares a metric by its name; a network that several use is loaded once, and looks at images once."""
     autoencoder = cache(lambda: load_feature_network(dataset, files.fad_weights, device))
     inception = cache(lambda: load_inception(files.inception_weights, device))
+    look = cache(lambda: looking(inception()))
 
     def prepare(name: str) -> Metric:
         if name in FAD_PROTOCOLS:
@@ -104,7 +106,7 @@ def _preparing(dataset: str, files: Files, device: str | torch.device) -> Callab
             return standard_score(inception())
         protocol, n_wanted, split = FID_PROTOCOLS[name]
         split = split or ("validation" if dataset == "celeba" else "test")
-        return FidMetric.prepare(inception(), dataset, protocol, split, n_wanted, files.data_dir)
+        return FidMetric.prepare(inception(), dataset, protocol, split, n_wanted, files.data_dir, look())
 
     return prepare
 

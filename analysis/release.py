@@ -24,7 +24,7 @@ from training.log import METRICS_FILE, RATES_FILE, save_grid
 
 HALF_PRECISION_TOLERANCE = 0.005  # relative change of the loss that it may cost; what is reported is of the file itself
 RELEASE_METRICS = ("reconstruction", *FAD_PROTOCOLS)
-OPTIONAL_METRIC = "fid"  # its network does not come with the project
+OPTIONAL_METRICS = ("fid", "fid_original")  # their network does not come with the project
 PRIVATE_IMAGES = ("celeba",)  # pictures of people stay in the run folder
 
 
@@ -97,15 +97,14 @@ def remeasure(row: Row, places: Places, device: str = "auto", inception_weights:
         )
     record, pictures = _measure(places.weights(row), device, inception_weights)
     record |= {key: before[key] for key in ("trained", "training_seconds", "images_per_second")}
-    if OPTIONAL_METRIC in before and OPTIONAL_METRIC not in record:
-        record[OPTIONAL_METRIC] = _kept_metric(before)
+    record |= {name: _kept_metric(name, before) for name in OPTIONAL_METRICS if name in before and name not in record}
     return _write(row, record, pictures, places)
 
 
-def _kept_metric(before: dict[str, Any]) -> dict[str, Any]:
-    """The FID of the result before, with where it is from; says so."""
-    metric = {"measured": {key: before[key] for key in ("date", "commit")}} | before[OPTIONAL_METRIC]
-    print(f"{OPTIONAL_METRIC} kept, {_when(metric)}", flush=True)
+def _kept_metric(name: str, before: dict[str, Any]) -> dict[str, Any]:
+    """A metric of the result before, with where it is from; says so."""
+    metric = {"measured": {key: before[key] for key in ("date", "commit")}} | before[name]
+    print(f"{name} kept, {_when(metric)}", flush=True)
     return metric
 
 
@@ -116,7 +115,7 @@ def _when(metric: dict[str, Any]) -> str:
 def _measure(
     weights: Path, device: str, inception_weights: Path | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    metrics = (*RELEASE_METRICS, OPTIONAL_METRIC) if inception_weights else RELEASE_METRICS
+    metrics = (*RELEASE_METRICS, *OPTIONAL_METRICS) if inception_weights else RELEASE_METRICS
     files = Files(inception_weights=inception_weights)
     record, pictures = evaluate(Evaluation(weights, device=device, metrics=metrics, files=files))
     for name, reason in record["left_out"].items():
@@ -165,7 +164,7 @@ def card(record: dict[str, Any]) -> str:
         f"{record['epoch_rule']} ({record['epochs']})",
         "reconstruction loss": f"{loss['value']:.5f} ({loss['protocol']}; n = {loss['n_images']})",
         MEAN_IMAGE: f"{record['baselines'][MEAN_IMAGE]:.5f}",
-        **{name: _distance_text(record[name]) for name in (*FAD_PROTOCOLS, OPTIONAL_METRIC) if name in record},
+        **{name: _distance_text(record[name]) for name in (*FAD_PROTOCOLS, *OPTIONAL_METRICS) if name in record},
         **({"weights": f"sha256 {record['checkpoint_sha256']}"} if "checkpoint_sha256" in record else {}),
         "fingerprint": f"{mark['value']:.5f} ({mark['protocol']})",
         "command": f"`{record['command']}`",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.comparison import COLUMNS, OWN_FAD, compared
+from analysis.comparison import COLUMNS, FID_ORIGINAL, OWN_FAD, compared
 from analysis.published import TABLE1_METRICS, published
 from analysis.row_results import read_result
 from analysis.rows import Places, Plan, Row
@@ -23,6 +23,7 @@ HEADINGS = {
     "inception_score": "IS",
     "fid": "FID",
     "fad": "FAD",
+    FID_ORIGINAL: "FID, original size",
     OWN_FAD: "FAD, own autoencoder",
 }
 
@@ -89,7 +90,8 @@ def _measured(records: Sequence[Record], goal: Mapping[str, float]) -> Line:
     for column in COLUMNS:
         numbers = [compared(record)[column] for record in records if column in compared(record)]
         if numbers:
-            line |= over_seeds(column, [n["value"] for n in numbers], goal.get(column, float("nan")))
+            published_as = "fid" if column == FID_ORIGINAL else column
+            line |= over_seeds(column, [n["value"] for n in numbers], goal.get(published_as, float("nan")))
             protocols.append(_protocol(column, numbers, records))
     return line | origins([record["trained"]["hardware"] for record in records], protocols)
 
@@ -99,7 +101,7 @@ def _protocol(column: str, numbers: Sequence[Record], records: Sequence[Record])
     found = sorted({_describe(column, number) for number in numbers})
     if len(found) > 1:
         names = " ".join(record["name"] for record in records)
-        file = " --inception-weights FILE" if column == "fid" else ""
+        file = " --inception-weights FILE" if column in ("fid", FID_ORIGINAL) else ""
         raise UserError(
             f"{column} of {names} was measured by different protocols ({' / '.join(found)}): measure them again "
             f"with `python reproduce.py --evaluate {names}{file}`"

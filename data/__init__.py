@@ -3,7 +3,7 @@
 from data.batches import batches, n_batches, training_batches
 from data.cache import kept
 from data.image_sets import read_image_set
-from data.loading import data_folder, is_at_hand, load_split
+from data.loading import data_folder, is_at_hand, load_original_images, load_split
 from data.pixels import to_uint8, to_unit_range
 from data.specs import DATASETS, DatasetSpec, Split
 
@@ -15,6 +15,7 @@ __all__ = [
     "data_folder",
     "is_at_hand",
     "kept",
+    "load_original_images",
     "load_split",
     "n_batches",
     "read_image_set",

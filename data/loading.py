@@ -1,9 +1,10 @@
-"""`load_split`: from a data set's name to its tensors."""
+"""From a data set's name to its tensors: `load_split`, and `load_original_images`."""
 
 import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data import celeba, sources
 from data.cache import cached
@@ -37,6 +38,19 @@ def load_split(
         loaded = _first(loaded, limit, f"{split} split of {dataset}")
     labels = loaded.labels
     return Split(loaded.images.to(device), None if labels is None else labels.to(device))
+
+
+def load_original_images(
+    dataset: str, split: str, data_dir: Path | str | None = None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """A split's images as their files have them, before they get the models' size: uint8 [N, C, h, w].
+
+    Raises UserError as `load_split`, and for data sets that are not read by torchvision, digits and CelebA.
+    """
+    spec = spec_of(dataset, split)
+    if dataset in ("digits", "celeba"):
+        raise UserError(f"original images are those of mnist, fashion_mnist and cifar10, not {dataset}")
+    return sources.original_images(spec, split, data_folder(data_dir)).to(device)
 
 
 def is_at_hand(dataset: str, split: str, data_dir: Path | str | None = None) -> bool:

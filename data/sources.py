@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.cache import Source
 from data.pixels import resized
@@ -51,6 +52,16 @@ def digits(split: str) -> Split:
     pixels = np.round(bunch.images[chosen] * (255 / 16)).astype(np.uint8)
     images = resized(pixels, DATASETS["digits"].image_size)
     return Split(images, torch.from_numpy(bunch.target[chosen].astype(np.int64)))
+
+
+def original_images(spec: DatasetSpec, split: str, data_dir: Path) -> Tensor:
+    """The images of a split as their files have them, uint8 [N, C, h, w]: MNIST and Fashion-MNIST are 28x28 there.
+
+    Raises UserError where files are missing and cannot be downloaded, or are damaged.
+    """
+    find(spec, split, data_dir)
+    pixels, _ = _read(spec, split, data_dir)
+    return _channels_first(pixels)
 
 
 def find(spec: DatasetSpec, split: str, data_dir: Path) -> Source:
@@ -112,7 +123,13 @@ def _download(spec: DatasetSpec, data_dir: Path) -> None:
 
 
 def _build(spec: DatasetSpec, split: str, data_dir: Path) -> Split:
-    """Read one split through torchvision, check that it is whole, and bring it to the model's image size."""
+    """One split, brought to the models' image size."""
+    pixels, labels = _read(spec, split, data_dir)
+    return Split(_channels_first(pixels) if spec.channels == 3 else resized(pixels, spec.image_size), labels)
+
+
+def _read(spec: DatasetSpec, split: str, data_dir: Path) -> tuple[np.ndarray, Tensor]:
+    """Read one split through torchvision and check that it is whole: pixels [N, h, w] or [N, h, w, C], and labels."""
     try:
         dataset = _torchvision_class(spec.name)(str(data_dir), train=split == "train", download=False)
     except _TORCHVISION_ERRORS as error:
@@ -125,9 +142,13 @@ def _build(spec: DatasetSpec, split: str, data_dir: Path) -> Split:
     if pixels.shape != shape or labels.shape != (count,):
         found = f"{split} images {list(pixels.shape)} and {len(labels)} labels instead of {list(shape)}"
         raise _damaged(spec.name, data_dir, found)
-    if spec.channels == 3:
-        return Split(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), labels)
-    return Split(resized(pixels, spec.image_size), labels)
+    return pixels, labels
+
+
+def _channels_first(pixels: np.ndarray) -> Tensor:
+    """[N, h, w] or [N, h, w, C] -> [N, C, h, w], a copy."""
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
 
 
 def _damaged(dataset: str, data_dir: Path, reason: str) -> UserError:

@@ -2,6 +2,8 @@
 
 FID compares the 2,048 pooled features of the Inception network of 2015 (`metrics.inception_network`):
     paper: clean-fid as the released program calls it. Images stay floats in 0..255, bicubic to 299x299, clipped.
+    original: generated images alike; those of the split as its files have them, MNIST's 28x28, and not clipped, as
+        clean-fid did before March 2022. Of grey images the published numbers are explained by it (docs/results.md).
     standard: images rounded to uint8, bilinear to 299x299 as TensorFlow 1 does it.
 IS is exp of the mean KL divergence of an image's classes from those of its split, mean over splits:
     paper: torchvision's ImageNet network without input scaling, fed 0..255 where it expects about -1..1 (a quirk of
@@ -18,6 +20,7 @@ References:
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data import batches, data_folder, is_at_hand, kept, load_split, to_uint8
+from data import batches, data_folder, is_at_hand, kept, load_original_images, load_split, to_uint8
 from errors import UnavailableError, UserError
 from metrics.frechet import Statistics, frechet_distance, score_of_training_images, statistics
 from metrics.inception_network import N_FEATURES, pooled_features, weights_digest
@@ -35,6 +38,7 @@ BATCH = 32
 # Raise this whenever the same weights and images would give other statistics: a resize or the features have changed.
 STATISTICS_VERSION = 1
 IS_SPLITS = 10
+Look = Callable[[Tensor, str], Statistics]
 LEAST_LOG_PROBABILITY = -700  # exp(-700) is 1e-304, near the least of float64
 
 
@@ -43,8 +47,13 @@ def resize_paper(images: Tensor) -> Tensor:
 
     torch's bicubic with antialias is PIL's (a = -0.5); without it is another (a = -0.75).
     """
+    return resize_unclipped(images).clamp(0, 255)
+
+
+def resize_unclipped(images: Tensor) -> Tensor:
+    """As `resize_paper`, but with the values beyond 0..255 that the filter makes beside edges."""
     x = _coloured((images + 1) / 2 * 255)
-    return F.interpolate(x, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+    return F.interpolate(x, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False)
 
 
 def resize_standard(images: Tensor) -> Tensor:
@@ -64,17 +73,56 @@ def _coloured(x: Tensor) -> Tensor:
     return x.expand(-1, 3, -1, -1)
 
 
-RESIZE = {"paper": resize_paper, "standard": resize_standard}
+RESIZE = {"paper": resize_paper, "unclipped": resize_unclipped, "standard": resize_standard}
+
+
+@dataclass(frozen=True)
+class FidProtocol:
+    """How images come to the network.
+
+    Attributes:
+        words: what to say of it.
+        resize: of the images to score, a key of RESIZE.
+        resize_split: of those that they are compared with.
+        original: compared with images as their files have them, not in the models' size.
+    """
+
+    words: str
+    resize: str
+    resize_split: str
+    original: bool = False
+
+
+PROTOCOLS = {
+    "paper": FidProtocol("floats, bicubic, clipped", "paper", "paper"),
+    "original": FidProtocol(
+        "floats, bicubic, clipped, against images in their files' size, not clipped", "paper", "unclipped", True
+    ),
+    "standard": FidProtocol("uint8, TensorFlow-1 bilinear", "standard", "standard"),
+}
 
 
 @torch.no_grad()
-def features(network: nn.Module, images: Iterable[Tensor], protocol: str) -> Tensor:
-    """Batches [n, C, H, W] in [-1, 1] -> features [N, 2048], by `paper` or `standard`."""
-    return torch.cat([pooled_features(network, RESIZE[protocol](x)).cpu() for x in images])
+def features(network: nn.Module, images: Iterable[Tensor], resize: str) -> Tensor:
+    """Batches [n, C, H, W] in [-1, 1] -> features [N, 2048]; `resize` is a key of RESIZE."""
+    return torch.cat([pooled_features(network, RESIZE[resize](x)).cpu() for x in images])
+
+
+def looking(network: nn.Module) -> Look:
+    """Images [N, C, H, W] in [-1, 1] and a key of RESIZE -> mean and covariance of their features.
+
+    What was looked at last is kept: metrics that resize the same tensor alike look at it once.
+    """
+
+    @lru_cache(maxsize=1)
+    def look(images: Tensor, resize: str) -> Statistics:
+        return statistics(features(network, images.split(BATCH), resize))
+
+    return look
 
 
 def kept_statistics(
-    network: nn.Module, images: Tensor, protocol: str, name: str, data_dir: Path | None = None
+    network: nn.Module, images: Tensor, resize: str, name: str, data_dir: Path | None = None
 ) -> Statistics:
     """Mean and covariance of the features of uint8 images [N, C, H, W], the first of the split `name`; kept beside it.
 
@@ -83,12 +131,18 @@ def kept_statistics(
     """
 
     def measure() -> dict[str, Tensor]:
-        mean, covariance = statistics(features(network, batches(images, BATCH), protocol))
+        mean, covariance = statistics(features(network, batches(images, BATCH), resize))
         return {"mean": mean, "covariance": covariance}
 
-    stem, key = f"{name}-{len(images)}-fid-{protocol}-", _statistics_key(network, images)
+    stem, key = f"{name}-{len(images)}-fid-{resize}-", _statistics_key(network, images)
     found = kept(data_folder(data_dir), stem, key, measure, _check_statistics)
     return found["mean"], found["covariance"]
+
+
+def _images_of_split(dataset: str, split: str, how: FidProtocol, data_dir: Path | None, device: torch.device) -> Tensor:
+    if how.original:
+        return load_original_images(dataset, split, data_dir, device)
+    return load_split(dataset, split, data_dir, device=device).images
 
 
 def _statistics_key(network: nn.Module, images: Tensor) -> str:
@@ -113,11 +167,12 @@ class FidMetric:
 
     Attributes:
         network: as `load_inception` gives it.
-        protocol: `paper` or `standard`.
+        protocol: a key of PROTOCOLS.
         reference: mean and covariance of a split's features.
         split: its name.
         n_wanted: images that the protocol takes.
         training_images: what `n_wanted` real ones score; None where images are compared with them, or not at hand.
+        look: of `looking`, where metrics share it.
     """
 
     network: nn.Module
@@ -126,10 +181,18 @@ class FidMetric:
     split: str
     n_wanted: int
     training_images: dict[str, Any] | None = None
+    look: Look | None = None
 
     @classmethod
     def prepare(
-        cls, network: nn.Module, dataset: str, protocol: str, split: str, n_wanted: int, data_dir: Path | None = None
+        cls,
+        network: nn.Module,
+        dataset: str,
+        protocol: str,
+        split: str,
+        n_wanted: int,
+        data_dir: Path | None = None,
+        look: Look | None = None,
     ) -> "FidMetric":
         """Look at the split, and at training images, or read what was measured before.
 
@@ -137,9 +200,9 @@ class FidMetric:
             UnavailableError: the split cannot be read, or has fewer images than features.
             UserError: weights by which features are not finite.
         """
-        device = next(network.parameters()).device
+        how, device = PROTOCOLS[protocol], next(network.parameters()).device
         try:
-            images = load_split(dataset, split, data_dir, device=device).images
+            images = _images_of_split(dataset, split, how, data_dir, device)
         except UserError as error:
             raise UnavailableError(f"not available, FID needs the {split} split of {dataset}: {error}") from error
         if len(images) <= N_FEATURES:
@@ -147,20 +210,21 @@ class FidMetric:
                 f"not available, FID needs more than {N_FEATURES:,} images, the {split} split of {dataset} has "
                 f"{len(images)}"
             )
-        reference, real = kept_statistics(network, images, protocol, f"{dataset}-{split}", data_dir), None
+        name = f"{dataset}-{split}{'-original' if how.original else ''}"
+        reference, real = kept_statistics(network, images, how.resize_split, name, data_dir), None
         if split != "train" and is_at_hand(dataset, "train", data_dir):
             train = load_split(dataset, "train", data_dir, device=device).images[:n_wanted]
-            measured = kept_statistics(network, train, protocol, f"{dataset}-train", data_dir)
+            measured = kept_statistics(network, train, how.resize, f"{dataset}-train", data_dir)
             real = score_of_training_images(measured, reference, len(train))
-        return cls(network, protocol, reference, split, n_wanted, real)
+        return cls(network, protocol, reference, split, n_wanted, real, look)
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another."""
-        measured = statistics(features(self.network, images.split(BATCH), self.protocol))
-        how = {"paper": "floats, bicubic, clipped", "standard": "uint8, TensorFlow-1 bilinear"}[self.protocol]
+        how = PROTOCOLS[self.protocol]
+        measured = (self.look or looking(self.network))(images, how.resize)
         record = {
             "value": frechet_distance(*measured, *self.reference),
-            "protocol": f"{self.protocol}: {how}, 299x299{_count(images, self.n_wanted)}",
+            "protocol": f"{self.protocol}: {how.words}, 299x299{_count(images, self.n_wanted)}",
             "n_images": len(images),
             "split": self.split,
             "feature_network": f"Inception of 2015, 2,048 pooled features (weights {weights_digest(self.network)})",

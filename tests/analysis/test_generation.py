@@ -23,7 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         asked["autoencoders"].append(dataset)
         return nn.Identity()
 
-    def prepare(network: Any, dataset: str, protocol: str, split: str, n_wanted: int, data_dir: Any) -> FidMetric:
+    def prepare(network: Any, dataset: str, protocol: str, split: str, n_wanted: int, *_: Any) -> FidMetric:
         asked["splits"].append((dataset, protocol, split))
         return FidMetric(network, protocol, (None, None), split, n_wanted)
 
@@ -38,6 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     ("name", "expected"),
     [
         ("fid", ("paper", "test", 5_000)),
+        ("fid_original", ("original", "test", 5_000)),
         ("fid_10k_test", ("standard", "test", 10_000)),
         ("fid_50k_test", ("standard", "test", 50_000)),
         ("fid_10k_train", ("standard", "train", 10_000)),

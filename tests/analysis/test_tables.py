@@ -114,6 +114,15 @@ def test_what_had_its_full_budget_by_a_published_recipe_stands_beside_the_publis
     assert line == ["MNIST", "ESVAE", "Table I: reconstruction loss", *expected]
 
 
+def test_both_fids_stand_beside_the_published_one(places: Places) -> None:
+    write_result(places, SEED, 0.013, fid=number(90.0), fid_original=number(120.0))
+    _, *lines = full_budget_of(places, SEED)
+    assert [(line[2], *line[3:6]) for line in lines] == [
+        ("Table I: FID", "117.8", "90", "-23.6%"),
+        ("Table I: FID, original size", "117.8", "120", "+1.9%"),
+    ]
+
+
 def test_reduced_budgets_and_recipes_of_our_own_have_not_had_the_full_budget(places: Places) -> None:
     ours = replace(SEED, name="ours", recipe="fast", label="ours")
     part = replace(SEED, name="part", label="a part", overrides={"train_images": 9_000})

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import DATASETS, is_at_hand, load_split, sources
+from data import DATASETS, is_at_hand, load_original_images, load_split, sources
 from errors import UserError
 
 
@@ -56,6 +56,14 @@ def test_mnist_is_read_and_enlarged_as_pil_does(mnist_dir: Path, no_network: Non
     expected = np.asarray(Image.fromarray(pixels[3]).resize((32, 32), Image.Resampling.BILINEAR))
     assert split.images.shape == (5, 1, 32, 32) and split.labels.shape == (5,)
     assert np.array_equal(split.images[3, 0].numpy(), expected)
+    original = load_original_images("mnist", "test", mnist_dir)
+    assert np.array_equal(original.numpy(), pixels[:, None])
+
+
+@pytest.mark.parametrize("dataset", ["digits", "celeba"])
+def test_original_images_are_those_that_torchvision_reads(dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"are those of mnist, fashion_mnist and cifar10, not {dataset}"):
+        load_original_images(dataset, "test", tmp_path)
 
 
 def test_limit_keeps_the_first_images(mnist_dir: Path) -> None:

@@ -29,10 +29,12 @@ from metrics.inception import (
     features,
     inception_score,
     kept_statistics,
+    looking,
     paper_score,
     resize_imagenet,
     resize_paper,
     resize_standard,
+    resize_unclipped,
     standard_score,
 )
 from metrics.inception_network import load_imagenet_inception, load_inception, pooled_features, weights_digest
@@ -83,6 +85,7 @@ def test_the_papers_resize_is_pils_bicubic_in_float_clipped(images: Tensor) -> N
     ]
     assert np.max(expected) > 256  # the filter overshoots
     np.testing.assert_allclose(resize_paper(images), np.clip(expected, 0, 255), atol=2e-3)
+    np.testing.assert_allclose(resize_unclipped(images), expected, atol=2e-3)
 
 
 def test_the_standard_resize_is_tensorflows_of_rounded_images(images: Tensor) -> None:
@@ -157,6 +160,40 @@ def test_fid_is_the_distance_of_the_features_of_resized_images(
     assert real["value"] == pytest.approx(frechet_distance(*train, *expected[1]), rel=1e-6) and real["n_images"] == 15
     against_train = FidMetric.prepare(nn.Linear(1, 1), "digits", protocol, "train", 5000, tmp_path)
     assert "training_images" not in against_train(images)
+
+
+def test_fid_original_compares_with_the_files_images_not_clipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here for features that are means, and means of squares, of halves of an image; split in another size."""
+
+    def moments(x: Tensor) -> Tensor:
+        return torch.stack([part.pow(k).mean((1, 2, 3)) for part in x.split([150, 149], dim=2) for k in (1, 2)], dim=1)
+
+    original = torch.randint(0, 256, (20, 1, 28, 28), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    monkeypatch.setattr(inception, "pooled_features", lambda _network, x: moments(x))
+    monkeypatch.setattr(inception, "N_FEATURES", 4)
+    monkeypatch.setattr(inception, "load_original_images", lambda *_: original)
+    images = 2 * torch.rand(10, 1, 32, 32, generator=torch.Generator().manual_seed(2)) - 1
+    record = FidMetric.prepare(nn.Linear(1, 1), "digits", "original", "test", 15, tmp_path)(images)
+    ours, theirs = resize_paper(images), resize_unclipped(to_unit_range(original))
+    expected = [mean_and_covariance(moments(x).double()) for x in (ours, theirs)]
+    assert record["value"] == pytest.approx(frechet_distance(*expected[0], *expected[1]), rel=1e-6)
+    assert theirs.max() > 256 and "images in their files' size, not clipped" in record["protocol"]
+    train = resize_paper(to_unit_range(load_split("digits", "train", limit=15).images))
+    real = frechet_distance(*mean_and_covariance(moments(train).double()), *expected[1])
+    assert record["training_images"]["value"] == pytest.approx(real, rel=1e-6)
+
+
+def test_metrics_that_resize_alike_look_once_at_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = []
+    monkeypatch.setattr(inception, "pooled_features", lambda _, x: looked_at.append(len(x)) or x.mean((2, 3))[:, :1])
+    monkeypatch.setattr(inception, "statistics", mean_and_covariance)
+    look, images = looking(nn.Linear(1, 1)), torch.rand(9, 1, 32, 32) * 2 - 1
+    first = look(images, "paper")
+    assert look(images, "paper") is first and looked_at == [9]
+    assert look(images, "standard") is not first and look(images / 2, "standard")[0] != first[0]
+    assert looked_at == [9, 9, 9]
 
 
 def test_images_are_looked_at_once_by_the_same_weights(
