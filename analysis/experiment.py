@@ -48,6 +48,8 @@ class Experiment:
     """what runs the LIF neurons; auto takes native on a CPU and triton on a GPU if they can run there, else scan"""
 
     def __post_init__(self) -> None:
+        if isinstance(self.checkpoint, str | Path):
+            raise UserError(f"checkpoint is a tuple of paths, one for each model: (Path({str(self.checkpoint)!r}),)")
         check_at_least(1, n_images=self.n_images)
         check_seed(self.seed)
 

@@ -147,7 +147,8 @@ def _row(values: dict[str, Any], path: Path) -> Row:
         if not re.fullmatch(r"\w[\w.-]*", row.name):
             raise TypeError("its name is to be that of files: letters, digits, - and _")
         _check_kinds(row.overrides, OVERRIDABLE)
-        if row.label == Row.label and (row.model, row.variant, row.recipe) != (Row.model, Row.variant, Row.recipe):
+        of_paper = (row.model, row.variant, row.recipe, row.overrides) == (Row.model, Row.variant, Row.recipe, {})
+        if row.label == Row.label and not (of_paper and row.epochs == preset(row.dataset).epochs):
             raise TypeError(f"{row.label!r} is not what it is: give it a label")
         row.config()
     except TypeError as error:

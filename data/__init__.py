@@ -4,7 +4,7 @@ from data.batches import batches, n_batches, training_batches
 from data.cache import kept
 from data.image_sets import read_image_set
 from data.loading import data_folder, is_at_hand, load_original_images, load_split
-from data.pixels import to_uint8, to_unit_range
+from data.pixels import check_range, to_uint8, to_unit_range
 from data.specs import DATASETS, DatasetSpec, Split
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "DatasetSpec",
     "Split",
     "batches",
+    "check_range",
     "data_folder",
     "is_at_hand",
     "kept",

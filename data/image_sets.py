@@ -7,13 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.pixels import resized, to_unit_range
+from data.pixels import ROUNDING, resized, to_unit_range
 from data.specs import DATASETS, DatasetSpec
 from errors import UserError
 
 SOURCE_SIZES = {"mnist": 28, "fashion_mnist": 28}  # of the original images, which the data sets enlarge
-
-ROUNDING = 1e-6  # by which scaling in float32 may leave [-1, 1]
 
 
 def read_image_set(path: Path, dataset: str, limit: int | None = None) -> Tensor:

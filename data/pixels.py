@@ -5,6 +5,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from errors import UserError
+
+ROUNDING = 1e-6  # by which scaling in float32 may leave [-1, 1]
+
 
 def to_unit_range(images: Tensor) -> Tensor:
     """Map uint8 pixels of any shape to float32 in [-1, 1]: x / 255 * 2 - 1.
@@ -16,6 +20,16 @@ def to_unit_range(images: Tensor) -> Tensor:
     # A tensor as divisor: given a Python number, CUDA multiplies by 1/255, which rounds differently.
     full_scale = torch.full((), 255.0, device=images.device)
     return images.to(torch.float32) / full_scale * 2 - 1
+
+
+def check_range(images: Tensor) -> None:
+    """UserError for images of any shape that are not floats in [-1, 1]: they would be scored as others."""
+    if not images.is_floating_point():
+        raise UserError(
+            f"images are to be floats in [-1, 1], not {images.dtype}: data.to_unit_range makes them of uint8"
+        )
+    if not (found := images.abs().max()) <= 1 + ROUNDING:
+        raise UserError(f"images are to be in [-1, 1], the largest absolute value is {found:g}")
 
 
 def to_uint8(images: Tensor) -> Tensor:

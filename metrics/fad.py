@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import DATASETS, batches, is_at_hand, load_split
+from data import DATASETS, batches, check_range, is_at_hand, load_split
 from errors import UnavailableError, UserError
 from files import sha256_of
 from metrics.frechet import Statistics, frechet_distance, score_of_training_images, statistics
@@ -181,7 +181,12 @@ class FadMetric:
         return cls(network, protocol, goal, training_images(network, protocol, data_dir, goal))
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
-        """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another."""
+        """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another.
+
+        Raises:
+            UserError: no floats, or values outside [-1, 1].
+        """
+        check_range(images)
         count = "" if len(images) == N_SAMPLES else f", {len(images):,} images where the released program takes 5,120"
         return {
             "value": fad(images, self.network, self.reference, self.protocol),

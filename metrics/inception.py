@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data import batches, data_folder, is_at_hand, kept, load_original_images, load_split, to_uint8
+from data import batches, check_range, data_folder, is_at_hand, kept, load_original_images, load_split, to_uint8
 from errors import UnavailableError, UserError
 from metrics.frechet import Statistics, frechet_distance, score_of_training_images, statistics
 from metrics.inception_network import N_FEATURES, pooled_features, weights_digest
@@ -220,6 +220,7 @@ class FidMetric:
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another."""
+        check_range(images)
         how = PROTOCOLS[self.protocol]
         measured = (self.look or looking(self.network))(images, how.resize)
         record = {
@@ -254,6 +255,7 @@ class InceptionScore:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Images [N, C, H, W] in [-1, 1] -> mean over splits, with their standard deviation and the protocol."""
+        check_range(images)
         logits = torch.cat([self.logits(self.resize(x)).cpu() for x in images.split(BATCH)])
         mean, deviation = inception_score(logits, IS_SPLITS, self.shuffle)
         return {

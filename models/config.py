@@ -87,6 +87,8 @@ class ModelConfig:
             found = list(images.shape)
             what_to_do = "resize them first" if images.dim() == 4 else "stack them to a batch"
             raise UserError(f"the model takes images [N, {channels}, {size}, {size}], got {found}: {what_to_do}")
+        if not images.is_floating_point():
+            raise UserError(f"the model takes floats in [-1, 1], got {images.dtype}: data.to_unit_range makes them")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -100,5 +100,5 @@ class ESVAE(SpikingModel):
         }
 
     def _normal(self, n: int, generator: Generator | None) -> Tensor:
-        weight = self.bottleneck.weight
+        weight = next(self.bottleneck.parameters())
         return torch.randn(n, self.config.latent_dim, generator=generator, device=weight.device, dtype=weight.dtype)

@@ -26,6 +26,7 @@ except ImportError:  # SpikingJelly 2: LIF() explains
 
 SPIKINGJELLY_VERSION = "0.0.0.0.14"
 BACKENDS = ("scan", "native", "triton", "torch", "cupy")
+DYNAMICS = ("neuronal_charge", "neuronal_fire", "neuronal_reset")  # SpikingJelly's steps of a neuron
 
 
 class LIF(neuron.LIFNode):
@@ -58,7 +59,7 @@ class LIF(neuron.LIFNode):
         self, surrogate: Rectangular, v_threshold: float = 0.2, decay: float = 0.25, backend: str = "scan"
     ) -> None:
         _check_spikingjelly_version()
-        self.decay = decay
+        self._decay = decay  # 1 - 1 / tau would be rounded
         super().__init__(
             tau=1 / (1 - decay),
             decay_input=False,
@@ -70,6 +71,11 @@ class LIF(neuron.LIFNode):
             backend=backend,
             store_v_seq=False,
         )
+
+    @property
+    def decay(self) -> float:
+        """What is left of the membrane after a step."""
+        return self._decay
 
     @property
     def supported_backends(self) -> tuple[str, ...]:
@@ -113,8 +119,9 @@ class LIF(neuron.LIFNode):
 
         Raises:
             ValueError: a membrane left by a batch of another shape, or `norm` for another number of channels.
+            UserError: on another backend than `torch`, a neuron that is not the one that `__init__` made.
         """
-        self._check_shapes(x_seq, norm)
+        self._check_input(x_seq, norm)
         if n_repeats > 1 and len(x_seq) > 1:
             raise ValueError(f"only a single step can be repeated, x_seq has {len(x_seq)}")
         if self._is_fused(x_seq, norm):
@@ -137,7 +144,7 @@ class LIF(neuron.LIFNode):
         Raises:
             ValueError: not one coefficient for each step, or some that want a gradient; shapes as above.
         """
-        self._check_shapes(x_seq, norm)
+        self._check_input(x_seq, norm)
         if coefficients.shape != x_seq.shape[:1] or coefficients.requires_grad:
             raise ValueError(f"wants {len(x_seq)} coefficients without a gradient, got {coefficients}")
         hooks = self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks
@@ -145,13 +152,25 @@ class LIF(neuron.LIFNode):
             return sum_over_time(coefficients, self(x_seq, norm, x_bias)).to(x_seq)
         return self._fused(x_seq, norm, x_bias, 1, coefficients.float().contiguous()).to(x_seq)
 
-    def _check_shapes(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> None:
+    def _check_input(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> None:
         """Kernels take sizes from x_seq: of other tensors that are smaller, they would read the memory behind."""
+        if self.backend != "torch" and (changed := self._changed()):
+            raise UserError(
+                f"backend {self.backend!r} computes a LIF with hard reset to 0 and a box as surrogate, and leaves out "
+                f"what is changed here ({', '.join(changed)}): use backend 'torch'"
+            )
         if isinstance(self.v, Tensor) and self.v.shape != x_seq.shape[1:]:
             found = f"{list(self.v.shape)}, not {list(x_seq.shape[1:])} as a step of the current"
             raise ValueError(f"the membrane is {found}: reset_state() before a batch of another shape")
         if norm is not None and len(norm.weight) != x_seq.shape[2]:
             raise ValueError(f"the norm is of {len(norm.weight)} channels, the current has {x_seq.shape[2]}")
+
+    def _changed(self) -> list[str]:
+        """What a subclass or an assignment has made other than kernels know it."""
+        made = {"tau": 1 / (1 - self.decay), "v_reset": 0.0, "decay_input": False, "detach_reset": False}
+        changed = [name for name, value in made.items() if getattr(self, name) != value]
+        changed += [name for name in DYNAMICS if getattr(type(self), name) is not getattr(LIF, name)]
+        return changed if isinstance(self.surrogate_function, Rectangular) else [*changed, "surrogate_function"]
 
     def _is_fused(self, x_seq: Tensor, norm: ThresholdDependentBatchNorm | None) -> bool:
         """Whether compiled kernels do tdBN and LIF together."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
@@ -110,6 +110,11 @@ class Config:
     """write TensorBoard events beside metrics.csv"""
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value, choices = getattr(self, f.name), get_args(f.type)
+            # The registry knows more models than train.py: FAD's autoencoder.
+            if get_origin(f.type) is Literal and f.name != "model" and value not in choices:
+                raise UserError(f"{flag_of(f.name)} must be one of {', '.join(choices)}, got {value!r}")
         check_at_least(1, epochs=self.epochs, keep_every=self.keep_every)
         check_at_least(2, batch_size=self.batch_size)  # batch statistics and the MMD need a batch
         check_seed(self.seed)  # the order of an epoch has a seed a million times larger, and torch a limit

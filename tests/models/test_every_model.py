@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from errors import UserError
-from models import MODELS, ModelConfig, build_model
+from models import ESVAE, MODELS, ModelConfig, build_model
 
 LATENT_METHODS = ("encode", "firing_rate", "posterior", "prior", "prior_rate", "sample_latent", "sample_posterior")
 ABSENT = {
@@ -85,7 +85,7 @@ def test_the_posterior_drawn_from_the_encoders_spikes_is_the_one_that_a_pass_dec
     for _ in range(30):  # statistics of tdBN with which neurons fire
         model(images)
     model.eval()
-    given = {"normal": torch.zeros(4, 6)} if name == "esvae" else {}
+    given = {"normal": torch.zeros(4, 6)} if issubclass(MODELS[name], ESVAE) else {}
     z = model(images, generator=rng.manual_seed(0), **given).z
     assert z.mean() > 0
     assert z.equal(model.sample_posterior(model.encode(images), rng.manual_seed(0)))

@@ -14,10 +14,14 @@ from training.loop import fit
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
 
+def listings() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+
+
 @pytest.fixture
 def adaptive(monkeypatch: pytest.MonkeyPatch) -> type[torch.nn.Module]:
     """The listing's class, made the neuron of every model."""
-    (listing,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    listing, _ = listings()
     names: dict = {}
     exec(listing, names)
     kind = names["AdaptiveLIF"]
@@ -45,3 +49,15 @@ def test_it_trains(adaptive: type[torch.nn.Module], tmp_path: Path) -> None:
     fit(Config(dataset="digits", epochs=1, train_images=32, batch_size=16, n_steps=4, runs_dir=tmp_path, device="cpu"))
     (folder,) = tmp_path.iterdir()
     assert (folder / "model.safetensors").exists()
+
+
+def test_what_the_page_does_from_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, listing = listings()
+    short = listing.replace("epochs=1)", "epochs=1, train_images=32, batch_size=16, n_steps=4, latent_dim=8)")
+    assert short != listing
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(short, names)
+    assert names["folder"].resolve().parent == tmp_path / "runs"
+    assert names["distance"] > 0 and names["fad"] > 0
+    assert set(names["result"].table["latent"]) == {"vanilla", "time-shuffled", "length-shuffled", "redrawn"}

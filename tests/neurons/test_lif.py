@@ -6,10 +6,11 @@ from importlib import metadata
 
 import pytest
 import torch
+from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
 from torch import Tensor, nn
 
 from errors import UserError
-from neurons import LIF, ThresholdDependentBatchNorm, reset_state, scan, set_backend
+from neurons import LIF, ThresholdDependentBatchNorm, lif_surrogate, reset_state, scan, set_backend
 from neurons.library import native_obstacle
 from tests.neurons.lifs import make_lif
 
@@ -405,6 +406,51 @@ def test_store_v_seq_records_the_membrane_after_each_reset(
     clear = far_from_edges(membranes, variant)
     expected = membranes * (1 - spikes)
     torch.testing.assert_close(lif.v_seq.cpu()[:, clear].double(), expected[:, clear], rtol=0, atol=ROUNDING)
+
+
+class SoftLIF(LIF):
+    def neuronal_reset(self, spike: Tensor) -> None:
+        self.v = self.v - spike * self.v_threshold
+
+
+def assign(name: str, value: object) -> Callable[[LIF], None]:
+    return lambda lif: setattr(lif, name, value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "named"),
+    [
+        (LIF, assign("v_reset", None), "v_reset"),
+        (LIF, assign("tau", 3.0), "tau"),
+        (LIF, assign("decay_input", True), "decay_input"),
+        (LIF, assign("detach_reset", True), "detach_reset"),
+        (LIF, assign("surrogate_function", spikingjelly_surrogate.ATan()), "surrogate_function"),
+        (SoftLIF, lambda _: None, "neuronal_reset"),
+    ],
+)
+def test_a_changed_neuron_is_computed_by_pytorchs_loop_alone(
+    kind: type[LIF], change: Callable[[LIF], None], named: str
+) -> None:
+    current = image(5).requires_grad_()
+    coefficients, norm = torch.ones(5), ThresholdDependentBatchNorm(4, 0.2)
+    lif = kind(lif_surrogate("paper", 0.2, strict=False), backend="scan")
+    change(lif)
+    for compute in (lif, lambda x: lif.summed(x, coefficients, norm)):
+        with pytest.raises(UserError, match=rf"'scan' computes a LIF .* \({named}\): use backend 'torch'"):
+            compute(current)
+    lif.backend = "torch"
+    unchanged = make_lif("paper", "torch")
+    gradients = []
+    for neurons in (lif, unchanged):
+        spikes = neurons(current)
+        (gradient,) = torch.autograd.grad((spikes * image(5)).sum(), current)
+        gradients.append(gradient)
+    assert not gradients[0].equal(gradients[1])
+
+
+def test_the_decay_is_that_of_a_new_neuron() -> None:
+    with pytest.raises(AttributeError):
+        make_lif("paper").decay = 0.5
 
 
 def test_set_backend_reaches_every_lif_and_refuses_an_unknown_one() -> None:

@@ -22,6 +22,7 @@ cuda = { 32 = 5000 }
 name = "finished"
 dataset = "digits"
 epochs = 4
+label = "a test's"
 feeds = "nothing"
 overrides = { train_images = 50, n_steps = 2, latent_dim = 8 }
 """

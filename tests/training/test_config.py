@@ -288,3 +288,11 @@ def test_the_run_folder_is_named_after_the_run() -> None:
     config = Config(dataset="mnist", variant="code", seed=7)
     assert str(config.run_dir) == "runs/mnist-esvae-code-seed7"
     assert str(dataclasses.replace(config, name="x").run_dir) == "runs/x"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dataset", "digit"), ("variant", "codes"), ("backend", "nativ"), ("recipe", None)]
+)
+def test_a_choice_that_there_is_not_is_refused_from_python_too(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"--{name} must be one of .*, got {value!r}"):
+        Config(**{name: value})
