@@ -23,6 +23,12 @@ from neurons import BACKENDS
 SMALL = {"image_channels": 1, "widths": (8, 8, 8, 8), "n_steps": 2, "latent_dim": 8}
 
 
+def test_one_checkpoint_is_no_tuple_of_them() -> None:
+    for one in ("a.safetensors", Path("a.safetensors")):
+        with pytest.raises(UserError, match=r"one for each model: \(Path\('a.safetensors'\),\)"):
+            Experiment(checkpoint=one)
+
+
 def saved(folder: Path, name: str, model: str = "esvae", **run) -> Path:
     path = folder / f"{name}.safetensors"
     run = {"epochs": 3, "config": {"dataset": "digits", "train_images": None} | run}

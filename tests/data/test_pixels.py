@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from data import to_uint8, to_unit_range
+from data import check_range, to_uint8, to_unit_range
+from errors import UserError
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 DEVICES = [
@@ -32,3 +33,13 @@ def test_uint8_rounds_and_clamps() -> None:
 def test_unit_range_refuses_pixels_already_scaled() -> None:
     with pytest.raises(TypeError, match="uint8"):
         to_unit_range(torch.zeros(1))
+
+
+def test_images_of_another_scale_are_not_scored() -> None:
+    images = torch.linspace(-1, 1, 30).view(1, 1, 5, 6)
+    check_range(images)
+    with pytest.raises(UserError, match=r"floats in \[-1, 1\], not torch.uint8: data.to_unit_range makes them"):
+        check_range(to_uint8(images))
+    for scaled, largest in ((images * 255, "255"), (images * 1.01, "1.01"), (images / 0, "(nan|inf)")):
+        with pytest.raises(UserError, match=rf"in \[-1, 1\], the largest absolute value is {largest}"):
+            check_range(scaled)

@@ -142,6 +142,12 @@ def test_images_further_from_the_data_score_higher(digits: Tensor, protocol: str
         assert scores[0] < scores[1] < scores[2]
 
 
+def test_images_of_another_scale_are_refused(digits: Tensor) -> None:
+    metric = FadMetric.prepare(load_feature_network("mnist"), "official")
+    with pytest.raises(UserError, match="the largest absolute value is 255"):
+        metric((digits + 1) / 2 * 255)
+
+
 def test_64_images_are_too_few_for_64_features(digits: Tensor) -> None:
     network = load_feature_network("mnist")
     goal = reference(network, "official")

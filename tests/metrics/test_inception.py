@@ -243,6 +243,16 @@ def test_weights_by_which_nothing_is_finite_are_an_error(
     assert not isinstance(caught.value, UnavailableError)
 
 
+def test_images_of_another_scale_are_refused(network: nn.Module) -> None:
+    pixels = torch.zeros(10, 1, 32, 32, dtype=torch.uint8)
+    for metric in (
+        FidMetric(network, "paper", (torch.zeros(2048), torch.eye(2048)), "test", 5000),
+        standard_score(network),
+    ):
+        with pytest.raises(UserError, match=r"not torch\.uint8"):
+            metric(pixels)
+
+
 def test_few_images_are_refused(network: nn.Module) -> None:
     metric = FidMetric(network, "paper", (torch.zeros(2048), torch.eye(2048)), "test", 5000)
     with pytest.raises(UserError, match="2 images are too few for the covariance of 2048 features"):

@@ -47,6 +47,12 @@ def test_images_of_another_size_are_refused(name: str, shape: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_images_in_whole_numbers_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"takes floats in \[-1, 1\], got torch.uint8: data.to_unit_range makes them"):
+        build(name)(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_calls_in_any_order_need_no_reset(name: str) -> None:
     torch.manual_seed(0)
     model = build(name).train()
