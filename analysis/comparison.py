@@ -17,7 +17,7 @@ EVERY_METRIC = ("reconstruction_loss", *METRICS)
 
 def compared(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The measured metrics of Table I by the column that they belong to."""
-    measured = {metric: record[metric] for metric in (*TABLE1_METRICS, FID_ORIGINAL) if metric in record}
+    measured = {metric: record[metric] for metric in COLUMNS if metric in record}
     return {OWN_FAD if number.get("own_network") else name: number for name, number in measured.items()}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparison import COLUMNS, FID_ORIGINAL, OWN_FAD, compared
+from analysis.generation import FID_PROTOCOLS
 from analysis.published import TABLE1_METRICS, published
 from analysis.row_results import read_result
 from analysis.rows import Places, Plan, Row
@@ -34,7 +35,7 @@ def table1(plan: Plan, places: Places) -> pd.DataFrame:
     Raises:
         UserError: a damaged result, or seeds of one line measured by different protocols.
     """
-    paper = published("table1")
+    paper = published("table1").assign(**{FID_ORIGINAL: lambda table: table["fid"]})  # what both FIDs stand beside
     lines = [published_line(row, "paper", _numbers(row)) for row in paper.to_dict("records")]
     for rows in _by_recipe(plan.rows):
         lines += _our_lines(rows, [read_result(row, places) for row in rows], paper)
@@ -90,8 +91,7 @@ def _measured(records: Sequence[Record], goal: Mapping[str, float]) -> Line:
     for column in COLUMNS:
         numbers = [compared(record)[column] for record in records if column in compared(record)]
         if numbers:
-            published_as = "fid" if column == FID_ORIGINAL else column
-            line |= over_seeds(column, [n["value"] for n in numbers], goal.get(published_as, float("nan")))
+            line |= over_seeds(column, [n["value"] for n in numbers], goal.get(column, float("nan")))
             protocols.append(_protocol(column, numbers, records))
     return line | origins([record["trained"]["hardware"] for record in records], protocols)
 
@@ -101,7 +101,7 @@ def _protocol(column: str, numbers: Sequence[Record], records: Sequence[Record])
     found = sorted({_describe(column, number) for number in numbers})
     if len(found) > 1:
         names = " ".join(record["name"] for record in records)
-        file = " --inception-weights FILE" if column in ("fid", FID_ORIGINAL) else ""
+        file = " --inception-weights FILE" if column in FID_PROTOCOLS else ""
         raise UserError(
             f"{column} of {names} was measured by different protocols ({' / '.join(found)}): measure them again "
             f"with `python reproduce.py --evaluate {names}{file}`"
