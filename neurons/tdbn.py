@@ -1,14 +1,7 @@
 """Threshold-dependent batch normalisation."""
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-
-CHUNK_ELEMENTS = 1 << 17  # values worked on at a time, so that temporaries stay in the cache
-ROW_PIXELS = 64  # pixels put side by side in one row: long rows let per-channel arithmetic run at full width
 
 
 class ThresholdDependentBatchNorm(nn.Module):
@@ -54,10 +47,11 @@ class ThresholdDependentBatchNorm(nn.Module):
             return torch.addcmul(offset, x, slope)
         if x_bias is None:
             x_bias = torch.zeros_like(self.bias)
-        x = x.to(torch.promote_types(x.dtype, self.weight.dtype))
-        y, mean, inverse_std = _BatchNorm.apply(x, x_bias, self.gain, self.bias, self.eps)
-        self.update_running(mean + x_bias.detach(), inverse_std, x.numel() // x.shape[2] * n_repeats)
-        return y
+        steps = x.to(torch.promote_types(x.dtype, self.weight.dtype)).flatten(0, 1)
+        offset = self.bias + 0 * x_bias  # gives x_bias its gradient of zero: without one AdamW would not decay it
+        y, mean, inverse_std = torch.native_batch_norm(steps, self.gain, offset, None, None, True, 0.0, self.eps)
+        self.update_running(mean + x_bias, inverse_std, x.numel() // x.shape[2] * n_repeats)
+        return y.unflatten(0, x.shape[:2])
 
     @property
     def gain(self) -> Tensor:
@@ -101,61 +95,3 @@ def input_gradient_factors(
     on_g = gain * inverse_std
     on_x = -on_g * inverse_std * grad_gain / n
     return on_g, on_x, -on_g * grad_bias / n - on_x * mean
-
-
-class _BatchNorm(torch.autograd.Function):
-    """Batch normalisation over all axes but the third; the gradient in two passes over channels-last rows."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, x_bias: Tensor, gain: Tensor, bias: Tensor, eps: float):
-        y, mean, inverse_std = torch.native_batch_norm(x.flatten(0, 1), gain, bias, None, None, True, 0.0, eps)
-        ctx.save_for_backward(x, gain, mean, inverse_std)
-        ctx.mark_non_differentiable(mean, inverse_std)
-        return y.unflatten(0, x.shape[:2]), mean, inverse_std
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, *_: Tensor):
-        x, gain, mean, inverse_std = ctx.saved_tensors
-        grad_x, grad_gain, grad_bias = _batch_norm_backward(grad_y, x, gain, mean, inverse_std)
-        return grad_x, torch.zeros_like(gain), grad_gain, grad_bias, None
-
-
-def _batch_norm_backward(
-    grad_y: Tensor, x: Tensor, gain: Tensor, mean: Tensor, inverse_std: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, gain and bias."""
-    g_rows, x_rows, n_tile = _rows(grad_y), _rows(x), _tile(x)
-    sum_g, sum_gx = torch.zeros_like(x_rows[0]), torch.zeros_like(x_rows[0])
-    tiled_mean = mean.repeat(n_tile)
-    for g, value in _chunks(g_rows, x_rows):
-        sum_g += g.sum(0)
-        sum_gx += torch.sub(value, tiled_mean).mul_(g).sum(0)
-    grad_bias = sum_g.view(n_tile, -1).sum(0)
-    grad_gain = sum_gx.view(n_tile, -1).sum(0) * inverse_std
-    factors = input_gradient_factors(gain, mean, inverse_std, grad_gain, grad_bias, x.numel() // len(gain))
-    on_g, on_x, constant = (vector.repeat(n_tile) for vector in factors)
-    grad_x = torch.empty_like(x_rows)
-    for g, value, out in _chunks(g_rows, x_rows, grad_x):
-        torch.addcmul(constant, g, on_g, out=out).addcmul_(value, on_x)
-    return _from_rows(grad_x, x), grad_gain, grad_bias
-
-
-def _tile(x: Tensor) -> int:
-    """How many pixels make a row: a divisor of the number of pixels."""
-    return math.gcd(math.prod(x.shape[3:]), ROW_PIXELS)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[T, N, C, ...] -> [rows, pixels per row * C], channels last; a view if x is laid out so."""
-    return x.movedim(2, -1).reshape(-1, _tile(x) * x.shape[2])
-
-
-def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
-    shape = (*like.shape[:2], *like.shape[3:], like.shape[2])
-    return rows.view(shape).movedim(-1, 2)
-
-
-def _chunks(*rows: Tensor):
-    size = max(1, CHUNK_ELEMENTS // rows[0].shape[1])
-    return zip(*(tensor.split(size) for tensor in rows), strict=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from neurons import ThresholdDependentBatchNorm, tdbn
+from neurons import ThresholdDependentBatchNorm
 
 V_THRESHOLD = 0.2
 
@@ -71,16 +71,6 @@ def test_float32_training_is_the_formula_to_float32_accuracy(name: str, literal_
     true = torch.autograd.grad((expected * weight).sum(), exact)
     for gradient, reference in zip(found, true, strict=True):
         torch.testing.assert_close(gradient.double(), reference, rtol=1e-4, atol=1e-5 * reference.abs().max().item())
-
-
-def test_chunks_of_rows_do_not_change_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gradients() -> tuple[Tensor, ...]:
-        norm, x = make_norm(), INPUTS["image of 192 pixels, channels_last"]().double().requires_grad_()
-        return torch.autograd.grad((norm(x) * x.detach().cos()).sum(), (x, norm.weight, norm.bias))
-
-    whole = gradients()
-    monkeypatch.setattr(tdbn, "CHUNK_ELEMENTS", 700)
-    torch.testing.assert_close(gradients(), whole, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", INPUTS)
