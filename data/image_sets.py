@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.pixels import ROUNDING, resized, to_unit_range
+from data.pixels import check_range, resized, to_unit_range
 from data.specs import DATASETS, DatasetSpec
 from errors import UserError
 
@@ -31,7 +31,7 @@ def read_image_set(path: Path, dataset: str, limit: int | None = None) -> Tensor
         raise UserError(f"--n-images {limit}: must be at least 1 and at most {len(pixels)}, the images in {path}")
     pixels = pixels[:limit]
     if pixels.dtype != np.uint8:
-        pixels = _checked_floats(pixels, path).astype(np.float32)
+        pixels = _checked_floats(pixels, path)
     if pixels.shape[1] != spec.image_size:
         images = resized(np.ascontiguousarray(pixels[..., 0]), spec.image_size)
     else:
@@ -74,12 +74,13 @@ def _checked(pixels: np.ndarray, spec: DatasetSpec, path: Path) -> np.ndarray:
 
 
 def _checked_floats(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """UserError for values that are not finite or not in [-1, 1]; a word about images that seem to be in [0, 1]."""
-    if not np.isfinite(pixels).all():
-        raise UserError(f"{path} holds values that are not finite: the images cannot be scored")
-    low, high = pixels.min(), pixels.max()
-    if max(-low, high) > 1 + ROUNDING:
-        raise UserError(f"{path} holds floats from {low:g} to {high:g}: scale them to -1 to 1, or save uint8 0 to 255")
-    if low >= 0:
+    """As float32; UserError for values that are not in [-1, 1], a word about images that seem to be in [0, 1]."""
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        pixels = pixels.astype(np.float32)
+    try:
+        check_range(torch.from_numpy(pixels))
+    except UserError as error:
+        raise UserError(f"{path}: {error}; uint8 from 0 to 255 would do too") from error
+    if pixels.min() >= 0:
         print(f"{path}: no value is below 0; floats are taken to be in [-1, 1], where black is -1", file=sys.stderr)
     return pixels

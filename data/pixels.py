@@ -28,8 +28,9 @@ def check_range(images: Tensor) -> None:
         raise UserError(
             f"images are to be floats in [-1, 1], not {images.dtype}: data.to_unit_range makes them of uint8"
         )
-    if not (found := images.abs().max()) <= 1 + ROUNDING:
-        raise UserError(f"images are to be in [-1, 1], the largest absolute value is {found:g}")
+    low, high = (value.item() for value in images.aminmax())
+    if not max(-low, high) <= 1 + ROUNDING:
+        raise UserError(f"images are to be in [-1, 1], these go from {low:g} to {high:g}")
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def test_images_further_from_the_data_score_higher(digits: Tensor, protocol: str
 
 def test_images_of_another_scale_are_refused(digits: Tensor) -> None:
     metric = FadMetric.prepare(load_feature_network("mnist"), "official")
-    with pytest.raises(UserError, match="the largest absolute value is 255"):
+    with pytest.raises(UserError, match="these go from 0 to 255"):
         metric((digits + 1) / 2 * 255)
 
 

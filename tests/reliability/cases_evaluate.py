@@ -52,9 +52,9 @@ EVALUATE_CASES = [
     Case("images: int64", f"{SCORE} images.npz", "holds int64: save uint8", s.images(s.floats(0, np.int64))),
     Case("images: complex", f"{SCORE} images.npz", "holds complex64: save uint8", s.images(s.floats(0, np.complex64))),
     Case("images: text", f"{SCORE} images.npz", "save uint8", s.images(np.full((9, 28, 28), "x"))),
-    Case("images: beyond [-1, 1]", f"{SCORE} images.npz", "holds floats from 255 to 255", s.images(s.floats(255))),
-    Case("images: NaN", f"{SCORE} images.npz", "values that are not finite", s.images(s.floats(np.nan))),
-    Case("images: infinite", f"{SCORE} images.npz", "values that are not finite", s.images(s.floats(-np.inf))),
+    Case("images: beyond [-1, 1]", f"{SCORE} images.npz", "these go from 255 to 255", s.images(s.floats(255))),
+    Case("images: NaN", f"{SCORE} images.npz", "go from nan to nan", s.images(s.floats(np.nan))),
+    Case("images: infinite", f"{SCORE} images.npz", "go from -inf to -inf", s.images(s.floats(-np.inf))),
     Case("images: too few", f"{SCORE} images.npz --n-images 60", "60 images are too few"),
     Case(
         "fewer images for samples",
