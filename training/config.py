@@ -146,7 +146,8 @@ class Config:
     def run_dir(self) -> Path:
         """The run folder."""
         recipe = "" if self.recipe == "paper" else f"-{self.recipe}"
-        return self.runs_dir / (self.name or f"{self.dataset}-{self.model}-{self.variant}{recipe}-seed{self.seed}")
+        name = self.name or f"{self.dataset}-{self.model}-{self.variant}{recipe}-seed{self.seed}"
+        return Path(self.runs_dir) / name
 
     @property
     def learning_rates(self) -> tuple[float, float]:

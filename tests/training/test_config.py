@@ -288,6 +288,7 @@ def test_the_run_folder_is_named_after_the_run() -> None:
     config = Config(dataset="mnist", variant="code", seed=7)
     assert str(config.run_dir) == "runs/mnist-esvae-code-seed7"
     assert str(dataclasses.replace(config, name="x").run_dir) == "runs/x"
+    assert str(dataclasses.replace(config, runs_dir="mine").run_dir) == "mine/mnist-esvae-code-seed7"  # from Python
 
 
 @pytest.mark.parametrize(
