@@ -40,6 +40,7 @@ test-gpu: setup
 bench-gpu: setup
 	$(BIN)/python -m benchmarks.lif_kernels --device cuda --json runs/lif_kernels-float32.json
 	$(BIN)/python -m benchmarks.lif_kernels --device cuda --dtype bfloat16 --json runs/lif_kernels-bfloat16.json
+	$(BIN)/python -m benchmarks.throughput --device cuda --batch-size 256 --compare --json runs/throughput-backends.json
 	for model in esvae fsvae; do for precision in fp32 bf16; do for graph in off on; do \
 		$(BIN)/python -m benchmarks.throughput --device cuda --model $$model --batch-size 256 --precision $$precision \
 			--cuda-graph $$graph --json runs/throughput-$$model-$$precision-graph-$$graph.json || exit; \
