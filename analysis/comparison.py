@@ -27,7 +27,7 @@ def comparison(record: dict[str, Any]) -> pd.DataFrame:
     rows = [{"model": _name(record), "source": "this run"} | {name: m["value"] for name, m in measured.items()}]
     for baseline, loss in record["baselines"].items():
         rows.append({"model": baseline, "source": "baseline, measured", "reconstruction_loss": loss})
-    real = {name: m["training_images"]["value"] for name, m in measured.items() if m.get("training_images")}
+    real = {name: m["training_images"]["value"] for name, m in measured.items() if _has_as_many_real(m)}
     if real:
         rows.append({"model": "real training images", "source": "baseline"} | real)
     table = pd.concat([pd.DataFrame(rows), paper_table1(record["dataset"])], ignore_index=True)
@@ -35,10 +35,16 @@ def comparison(record: dict[str, Any]) -> pd.DataFrame:
     return table.reindex(columns=["model", *shown, "source"])
 
 
+def _has_as_many_real(measured: dict[str, Any]) -> bool:
+    """Whether as many real images are known, a baseline; a Frechet distance of more images is smaller."""
+    real = measured.get("training_images")
+    return real is not None and real["n_images"] == measured["n_images"]
+
+
 def _name(record: dict[str, Any]) -> str:
     if "images" in record:
         return Path(record["images"]).name
-    return model_label(record["model"]["model"], record)
+    return model_label(record["model"]["model"], record, record["dataset"])
 
 
 def metric_lines(record: dict[str, Any]) -> list[str]:

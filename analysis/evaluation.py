@@ -99,7 +99,7 @@ def evaluate(request: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     model = load_model(request.checkpoint, device)
     set_backend(model, resolve_backend(request.backend, device))
     run, dataset = model.run, dataset_of(request.checkpoint, model, request.dataset)
-    scorers, left_out = prepare_metrics(request.metrics, dataset, request.files, device)
+    scorers, left_out = prepare_metrics(request.metrics, dataset, request.files, device, request.n_samples)
     if len(left_out) == len(request.metrics):
         raise UserError(next(iter(left_out.values())))
     if scorers:

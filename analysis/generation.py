@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from data import read_image_set
 from errors import UnavailableError, UserError
-from metrics.fad import SAMPLE_BATCH, FadMetric, load_feature_network
+from metrics.fad import N_SAMPLES, SAMPLE_BATCH, FadMetric, load_feature_network
 from metrics.inception import FidMetric, InceptionScore, looking, paper_score, standard_score
 from metrics.inception_network import load_imagenet_inception, load_inception
 from provenance import provenance
@@ -74,14 +74,20 @@ def parse_metrics(names: str) -> tuple[str, ...]:
 
 
 def prepare_metrics(
-    names: Iterable[str], dataset: str, files: Files, device: str | torch.device = "cpu"
+    names: Iterable[str],
+    dataset: str,
+    files: Files,
+    device: str | torch.device = "cpu",
+    n_images: int | None = None,
 ) -> tuple[dict[str, Metric], dict[str, str]]:
     """What scores images [N, C, H, W] in [-1, 1], by name, and why the others among `names` are left out.
+
+    `n_images` will be scored, and as many real ones beside them; None for as many as each protocol takes.
 
     Raises:
         UserError: a file that cannot be used, or a data set that is needed and cannot be read.
     """
-    prepared, left_out, prepare = {}, {}, _preparing(dataset, files, device)
+    prepared, left_out, prepare = {}, {}, _preparing(dataset, files, device, n_images)
     for name in names:
         try:
             if name != "reconstruction":
@@ -91,7 +97,7 @@ def prepare_metrics(
     return prepared, left_out
 
 
-def _preparing(dataset: str, files: Files, device: str | torch.device) -> Callable[[str], Metric]:
+def _preparing(dataset: str, files: Files, device: str | torch.device, n_images: int | None) -> Callable[[str], Metric]:
     """Prepares a metric by its name; a network that several use is loaded once, and looks at images once."""
     autoencoder = cache(lambda: load_feature_network(dataset, files.fad_weights, device))
     inception = cache(lambda: load_inception(files.inception_weights, device))
@@ -99,14 +105,14 @@ def _preparing(dataset: str, files: Files, device: str | torch.device) -> Callab
 
     def prepare(name: str) -> Metric:
         if name in FAD_PROTOCOLS:
-            return FadMetric.prepare(autoencoder(), FAD_PROTOCOLS[name], files.data_dir)
+            return FadMetric.prepare(autoencoder(), FAD_PROTOCOLS[name], files.data_dir, n_images or N_SAMPLES)
         if name == "inception_score":
             return paper_score(load_imagenet_inception(files.imagenet_inception_weights, device), dataset)
         if name == "inception_score_standard":
             return standard_score(inception())
         protocol, n_wanted, split = FID_PROTOCOLS[name]
         split = split or ("validation" if dataset == "celeba" else "test")
-        return FidMetric.prepare(inception(), dataset, protocol, split, n_wanted, files.data_dir, look())
+        return FidMetric.prepare(inception(), dataset, protocol, split, n_wanted, files.data_dir, look(), n_images)
 
     return prepare
 
@@ -135,7 +141,7 @@ def evaluate_images(
         raise UserError("--metrics reconstruction needs a model: give --checkpoint, or leave it out with --images")
     on = resolve_device(device)
     images = read_image_set(file, dataset, n_images).to(on)
-    scorers, left_out = prepare_metrics(metrics, dataset, files, on)
+    scorers, left_out = prepare_metrics(metrics, dataset, files, on, len(images))
     if not scorers:
         raise UserError(next(iter(left_out.values())))
     record: dict[str, Any] = {"images": str(file), "dataset": dataset}

@@ -15,7 +15,7 @@ from files import sha256_of
 from models import load_model
 from models.checkpoint import MODEL_FILE, find_model_file
 from neurons import backend_of, set_backend
-from training.config import scheduled_epochs
+from training.config import scheduled_epochs, settings_of_its_own
 from training.device import resolve_backend, resolve_device
 from training.folder import CONFIG_FILE, EPOCHS_FOLDER
 
@@ -31,8 +31,7 @@ class Subject:
         path: run folder or model file.
         model: in evaluation mode, on its device.
         dataset: whose images it is shown.
-        label: name, epochs and number of training images, for legends and tables; among subjects loaded together no
-            two are the same.
+        label: as `model_label` says, for legends and tables; among subjects loaded together no two are the same.
         run: what is stored of its training.
     """
 
@@ -125,7 +124,8 @@ def _load(path: Path, dataset: str | None, device: torch.device, backend: str) -
     model = load_model(path, device)
     dataset = dataset_of(path, model, dataset)
     set_backend(model, backend)
-    return Subject(name_of(path), path, model, dataset, model_label(model.config.model, model.run), model.run, digest)
+    label = model_label(model.config.model, model.run, dataset)
+    return Subject(name_of(path), path, model, dataset, label, model.run, digest)
 
 
 def dataset_of(checkpoint: Path, model: nn.Module, asked: str | None = None) -> str:
@@ -143,24 +143,33 @@ def dataset_of(checkpoint: Path, model: nn.Module, asked: str | None = None) -> 
     return dataset
 
 
-def model_label(model: str, run: Mapping[str, Any]) -> str:
-    """What is compared and how far it was trained, so that no figure hides it; `run` has `config` and `epochs`."""
+def model_label(model: str, run: Mapping[str, Any], dataset: str | None = None) -> str:
+    """What is compared and how it was trained, so that no figure hides it.
+
+    Args:
+        model: name in `models.MODELS`.
+        run: has `config` and `epochs`.
+        dataset: of the images that it is shown; said where it was trained on others.
+    """
     config, epochs = run.get("config") or {}, run.get("epochs")
-    name = MODEL_NAMES.get(model, model) + (
-        " (variant code)" if config.get("variant") == "code" and model != "ann_vae" else ""
-    )
+    name = MODEL_NAMES.get(model, model)
+    if config.get("variant") == "code" and model != "ann_vae":
+        name += " (variant code)"
+    if dataset and (trained_on := config.get("dataset", dataset)) != dataset:
+        name += f" of {trained_on}"
     return f"{name}, {trained_label(config, epochs)}"
 
 
 def trained_label(config: dict[str, Any], epochs: int | None) -> str:
-    """How far a model was trained by its configuration, by whose schedule, on which images."""
+    """How far a model was trained by its configuration, by whose schedule, on which images, with which settings."""
     if epochs is None:
         return "training unknown"
     scheduled = scheduled_epochs(config, epochs)
     stopped = "" if scheduled == epochs else f" of {scheduled}"
     images = f" of {config['train_images']:,} images" if config.get("train_images") else ""
     recipe = "" if config.get("recipe", "paper") == "paper" else f", {config['recipe']} recipe"
-    return f"{epochs}{stopped} epoch{'s' if epochs != 1 or stopped else ''}{images}{recipe}"
+    own = "".join(f", {name} {value}" for name, value in settings_of_its_own(config).items())
+    return f"{epochs}{stopped} epoch{'s' if epochs != 1 or stopped else ''}{images}{recipe}{own}"
 
 
 def _distinct(subjects: list[Subject]) -> list[Subject]:

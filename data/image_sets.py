@@ -32,6 +32,8 @@ def read_image_set(path: Path, dataset: str, limit: int | None = None) -> Tensor
     pixels = pixels[:limit]
     if pixels.dtype != np.uint8:
         pixels = _checked_floats(pixels, path)
+    elif pixels.max() <= 1:
+        print(f"{path}: no value is above 1; uint8 is taken to be 0 to 255, where white is 255", file=sys.stderr)
     if pixels.shape[1] != spec.image_size:
         images = resized(np.ascontiguousarray(pixels[..., 0]), spec.image_size)
     else:

@@ -101,6 +101,9 @@ def load_feature_network(
     if type(network) is not Autoencoder:  # the ANN VAE is one too
         raise UserError(f"{file} holds a {network.config.model}, not an autoencoder: give FAD's with --fad-weights")
     DATASETS[dataset].check_images_of(file, network.config.image_channels, network.config.image_size)
+    trained_on = (network.run.get("config") or {}).get("dataset", dataset)
+    if trained_on != dataset:
+        raise UserError(f"{file} is an autoencoder for {trained_on}, not for {dataset}")
     return FeatureNetwork(network, dataset, file, _origin(file, dataset, is_given=bool(weights)))
 
 
@@ -175,10 +178,12 @@ class FadMetric:
     n_wanted: int = N_SAMPLES
 
     @classmethod
-    def prepare(cls, network: FeatureNetwork, protocol: str, data_dir: Path | str | None = None) -> "FadMetric":
-        """Errors as `reference`."""
+    def prepare(
+        cls, network: FeatureNetwork, protocol: str, data_dir: Path | str | None = None, n_images: int = N_SAMPLES
+    ) -> "FadMetric":
+        """Ready to score `n_images`, beside as many real ones; errors as `reference`."""
         goal = reference(network, protocol, data_dir)
-        return cls(network, protocol, goal, training_images(network, protocol, data_dir, goal))
+        return cls(network, protocol, goal, training_images(network, protocol, data_dir, goal, n_images))
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Images [N, C, H, W] in [-1, 1] -> the number, with what it needs to be compared with another.
@@ -249,32 +254,42 @@ def measured_reference(network: FeatureNetwork, protocol: str, data_dir: Path | 
 
 
 def training_images(
-    network: FeatureNetwork, protocol: str, data_dir: Path | str | None = None, goal: Statistics | None = None
+    network: FeatureNetwork,
+    protocol: str,
+    data_dir: Path | str | None = None,
+    goal: Statistics | None = None,
+    n_images: int = N_SAMPLES,
 ) -> dict[str, Any] | None:
-    """What as many real training images score as a model is asked for: the scale on which a FAD has a meaning.
+    """What as many real training images score: the scale on which a FAD has a meaning. Of fewer it is larger.
 
     Args:
         network, protocol, data_dir: as for `reference`.
         goal: what that returned, if it was asked for: measuring it takes as long again.
+        n_images: that the model is asked for.
 
     Returns:
-        value, n_images and source; stored with the project for the weights that come with it, else measured; None
-        where the data set is not at hand.
+        value, n_images and source; stored with the project for the weights that come with it and 5,120 images, else
+        measured; None where the data set is not at hand.
     """
     stored = PUBLISHED / TRAINING_IMAGES
     scores = json.loads(stored.read_text()) if network.origin == "shipped" and stored.is_file() else {}
-    if network.dataset in scores:
+    if network.dataset in scores and n_images == N_SAMPLES:
         return scores[network.dataset][protocol]
     if not is_at_hand(network.dataset, "train", data_dir):
         return None
-    return measured_training_images(network, protocol, goal or reference(network, protocol, data_dir), data_dir)
+    goal = goal or reference(network, protocol, data_dir)
+    return measured_training_images(network, protocol, goal, data_dir, n_images)
 
 
 def measured_training_images(
-    network: FeatureNetwork, protocol: str, reference: Statistics, data_dir: Path | str | None = None
+    network: FeatureNetwork,
+    protocol: str,
+    reference: Statistics,
+    data_dir: Path | str | None = None,
+    n_images: int = N_SAMPLES,
 ) -> dict[str, Any]:
-    """FAD of the first images of the training split, at most 5,120; errors as `load_split`."""
-    train = load_split(network.dataset, "train", data_dir, device=_device(network)).images[:N_SAMPLES]
+    """FAD of the first images of the training split, at most `n_images`; errors as `load_split` and `statistics`."""
+    train = load_split(network.dataset, "train", data_dir, device=_device(network)).images[:n_images]
     real = statistics(features(network.network, batches(train, SAMPLE_BATCH), protocol))
     return score_of_training_images(real, reference, len(train))
 

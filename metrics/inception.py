@@ -171,7 +171,7 @@ class FidMetric:
         reference: mean and covariance of a split's features.
         split: its name.
         n_wanted: images that the protocol takes.
-        training_images: what `n_wanted` real ones score; None where images are compared with them, or not at hand.
+        training_images: what as many real ones score; None where images are compared with them, or not at hand.
         look: of `looking`, where metrics share it.
     """
 
@@ -193,8 +193,9 @@ class FidMetric:
         n_wanted: int,
         data_dir: Path | None = None,
         look: Look | None = None,
+        n_images: int | None = None,
     ) -> "FidMetric":
-        """Look at the split, and at training images, or read what was measured before.
+        """Look at the split, and at `n_images` training images (None: `n_wanted`), or read what was measured before.
 
         Raises:
             UnavailableError: the split cannot be read, or has fewer images than features.
@@ -213,7 +214,7 @@ class FidMetric:
         name = f"{dataset}-{split}{'-original' if how.original else ''}"
         reference, real = kept_statistics(network, images, how.resize_split, name, data_dir), None
         if split != "train" and is_at_hand(dataset, "train", data_dir):
-            train = load_split(dataset, "train", data_dir, device=device).images[:n_wanted]
+            train = load_split(dataset, "train", data_dir, device=device).images[: n_images or n_wanted]
             measured = kept_statistics(network, train, how.resize, f"{dataset}-train", data_dir)
             real = score_of_training_images(measured, reference, len(train))
         return cls(network, protocol, reference, split, n_wanted, real, look)

@@ -195,6 +195,21 @@ def scheduled_epochs(stored: Mapping[str, Any], trained: int) -> int:
     return config.epochs if config.schedule_needs_epochs else trained
 
 
+def settings_of_its_own(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a run's identity in which it differs from its preset, seed and budget aside.
+
+    Args:
+        stored: the run's configuration as `Config.to_dict` gave it; what an older one lacks is as in the preset.
+    """
+    try:
+        names = ("dataset", "model", "variant", "recipe")
+        standard = preset(**{name: stored[name] for name in names if name in stored}).identity()
+    except UserError:  # FAD's autoencoder has no preset, and a foreign file may say anything
+        return {}
+    compared = standard.keys() - {"seed", "epochs", "train_images"}
+    return {name: value for name, value in stored.items() if name in compared and value != standard[name]}
+
+
 # What differs from Config's defaults, which are the paper's CIFAR-10 run. The paper gives no batch size and no
 # augmentation: there both variants do what the released code does.
 DATASET_PRESETS: dict[str, dict[str, Any]] = {

@@ -19,6 +19,7 @@ from cli import run_program
 from errors import UserError
 from models import ModelConfig, build_model, save_model
 from neurons import BACKENDS
+from training.config import preset
 
 SMALL = {"image_channels": 1, "widths": (8, 8, 8, 8), "n_steps": 2, "latent_dim": 8}
 
@@ -66,6 +67,19 @@ def test_a_label_tells_the_recipe_and_a_schedule_that_was_not_run_to_its_end() -
     assert trained_label({"recipe": "fast", "epochs": 2, "schedule": "cosine"}, 2) == "2 epochs, fast recipe"
     assert trained_label({"model": "fsvae", "epochs": 150}, 1) == "1 of 150 epochs"
     assert trained_label({"model": "esvae", "epochs": 300}, 1) == "1 epoch"  # its rate is constant
+
+
+def test_a_label_tells_the_settings_that_are_not_the_presets() -> None:
+    own = preset("digits", recipe="fast").to_dict() | {"lr": 0.004, "n_steps": 8, "seed": 7, "device": "cpu"}
+    assert trained_label(own, 9) == "9 epochs, fast recipe, lr 0.004, n_steps 8"
+    assert trained_label(own | {"model": "autoencoder"}, 9) == "9 epochs, fast recipe"  # without a preset
+    assert trained_label(preset("mnist", variant="code").to_dict(), 300) == "300 epochs"
+
+
+def test_a_label_tells_that_a_model_was_trained_on_other_images(tmp_path: Path) -> None:
+    file = saved(tmp_path, "a")
+    (own,), (other,) = (load_subjects([file], dataset, device="cpu") for dataset in (None, "mnist"))
+    assert (own.label, other.label) == ("ESVAE, 3 epochs", "ESVAE of digits, 3 epochs")
 
 
 def test_a_model_of_unknown_training_says_so(tmp_path: Path) -> None:

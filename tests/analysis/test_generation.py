@@ -13,7 +13,7 @@ from metrics.inception import FidMetric
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """What is loaded and measured, in place of doing so."""
-    asked: dict[str, list[Any]] = {"networks": [], "autoencoders": [], "splits": []}
+    asked: dict[str, list[Any]] = {"networks": [], "autoencoders": [], "splits": [], "real": []}
 
     def load(weights: Any, device: Any) -> nn.Module:
         asked["networks"].append(weights)
@@ -23,14 +23,19 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         asked["autoencoders"].append(dataset)
         return nn.Identity()
 
-    def prepare(network: Any, dataset: str, protocol: str, split: str, n_wanted: int, *_: Any) -> FidMetric:
+    def prepare(network: Any, dataset: str, protocol: str, split: str, n_wanted: int, *rest: Any) -> FidMetric:
         asked["splits"].append((dataset, protocol, split))
+        asked["real"].append(rest[-1])
         return FidMetric(network, protocol, (None, None), split, n_wanted)
+
+    def prepare_fad(network: Any, protocol: str, _: Any, n_images: int) -> tuple[Any, str]:
+        asked["real"].append(n_images)
+        return network, protocol
 
     monkeypatch.setattr(generation, "load_inception", load)
     monkeypatch.setattr(generation, "load_feature_network", load_autoencoder)
     monkeypatch.setattr(generation.FidMetric, "prepare", prepare)
-    monkeypatch.setattr(generation.FadMetric, "prepare", lambda network, protocol, data_dir: (network, protocol))
+    monkeypatch.setattr(generation.FadMetric, "prepare", prepare_fad)
     return asked
 
 
@@ -61,3 +66,9 @@ def test_metrics_share_their_network(asked: dict[str, list[Any]]) -> None:
     prepared, _ = prepare_metrics([*FID_PROTOCOLS, "fad", "fad_eval"], "mnist", NO_FILES)
     assert (len(asked["networks"]), asked["autoencoders"]) == (1, ["mnist"])
     assert (prepared["fad"][1], prepared["fad_eval"][1]) == ("official", "eval")
+
+
+def test_images_are_put_beside_as_many_real_ones(asked: dict[str, list[Any]]) -> None:
+    prepare_metrics(["fad", "fid"], "mnist", NO_FILES, n_images=3_000)
+    prepare_metrics(["fad", "fid"], "mnist", NO_FILES)
+    assert asked["real"] == [3_000, 3_000, 5_120, None]  # None: as many as the protocol takes

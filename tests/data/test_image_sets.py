@@ -62,6 +62,12 @@ def test_floats_without_a_negative_one_are_pointed_out(tmp_path: Path, capsys: p
     assert not capsys.readouterr().err
 
 
+def test_bytes_that_seem_to_be_in_0_to_1_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    bits = (pixels(2, 32, 32) > 127).astype(np.uint8)
+    read_image_set(save(tmp_path, x=bits), "mnist")
+    assert "no value is above 1" in capsys.readouterr().err
+
+
 def test_scaling_in_single_precision_may_leave_the_range_by_a_rounding(tmp_path: Path) -> None:
     barely = np.nextafter(np.float32(1), np.float32(2))
     array = np.array([-1, barely], np.float32).repeat(512).reshape(1, 32, 32)

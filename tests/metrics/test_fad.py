@@ -45,10 +45,10 @@ def digits() -> Tensor:
 def save_autoencoder(tmp_path: Path) -> Callable[..., Path]:
     """Save an untrained model that stands for a feature network of the user's."""
 
-    def save(**fields: object) -> Path:
+    def save(run: dict | None = None, **fields: object) -> Path:
         torch.manual_seed(0)
         config = ModelConfig(**{"model": "autoencoder", "image_channels": 1, "latent_dim": 16} | fields)
-        save_model(build_model(config), tmp_path / "autoencoder.safetensors")
+        save_model(build_model(config), tmp_path / "autoencoder.safetensors", run)
         return tmp_path / "autoencoder.safetensors"
 
     return save
@@ -166,6 +166,14 @@ def test_real_data_meet_the_stored_numbers(real_data: Path, dataset: str, protoc
     assert frechet_distance(*measured_reference(network, protocol), *goal) <= 1e-6
     measured, stored = measured_training_images(network, protocol, goal), training_images(network, protocol)
     assert (measured["value"], measured["n_images"]) == (pytest.approx(stored["value"], rel=1e-6), stored["n_images"])
+
+
+def test_images_stand_beside_as_many_real_ones(digits: Tensor, save_autoencoder: Callable) -> None:
+    """The first training images themselves: what they score is no worse than real images."""
+    metric = FadMetric.prepare(load_feature_network("digits", save_autoencoder()), "official", n_images=len(digits))
+    record = metric(digits)
+    assert record["training_images"]["n_images"] == record["n_images"] == 300
+    assert record["training_images"]["value"] == pytest.approx(record["value"], rel=1e-9)
 
 
 def test_a_network_of_the_users_own_is_compared_with_the_test_split(save_autoencoder: Callable) -> None:
@@ -317,6 +325,13 @@ def test_the_authors_weights_belong_to_their_data_set() -> None:
     with pytest.raises(UserError, match="is the authors' autoencoder for fashion_mnist, not for mnist"):
         load_feature_network("mnist", PUBLISHED / "fashion_64.pth")
     assert load_feature_network("mnist", PUBLISHED / "mnist_64.pth").origin == "published"
+
+
+def test_an_own_autoencoder_belongs_to_the_data_set_that_it_was_trained_on(save_autoencoder: Callable) -> None:
+    file = save_autoencoder({"epochs": 1, "config": {"dataset": "digits"}})
+    assert load_feature_network("digits", file).origin == "own"
+    with pytest.raises(UserError, match="is an autoencoder for digits, not for fashion_mnist"):
+        load_feature_network("fashion_mnist", file)
 
 
 def test_other_weights_in_the_authors_layout_are_ones_own(tmp_path: Path) -> None:
