@@ -19,17 +19,37 @@ RATES_FILE = "firing_rates.csv"
 IMAGES_FOLDER = "images"
 
 
-def check_log(folder: Path) -> None:
-    """UserError where the logs that a run would go on with cannot be read, are no text or lost their first line."""
+def check_log(folder: Path, n_epochs: int) -> None:
+    """Whether a run can go on with its logs, where it has any.
+
+    Raises:
+        UserError: they cannot be read, are no text, or lack an epoch between their first and the run's last.
+    """
     for path in (folder / METRICS_FILE, folder / RATES_FILE):
         try:
-            is_log = not path.exists() or path.read_text().startswith("epoch,")
+            is_log = not path.exists() or _reaches(path.read_text(), n_epochs)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError:
             is_log = False
         if not is_log:
-            raise UserError(f"{path} is damaged: restore or remove it, or --fresh starts the run over")
+            raise UserError(
+                f"{path} is damaged or lacks epochs: restore it, or remove it and it starts anew at epoch "
+                f"{n_epochs + 1}, or --fresh starts the run over"
+            )
+
+
+def _reaches(text: str, n_epochs: int) -> bool:
+    """Whether a log has every epoch from its first one on: it may have begun late, where one was removed."""
+    epochs = sorted({epoch for epoch, _ in _rows(text) if epoch <= n_epochs})
+    return text.startswith("epoch,") and epochs == list(range(epochs[0] if epochs else 1, n_epochs + 1))
+
+
+def _rows(text: str) -> list[tuple[int, str]]:
+    """Epoch and line of every row but those with too few commas, the torn end of a killed run: 1 may have been 12."""
+    header, *rows = text.splitlines() or [""]
+    whole = [row for row in rows if row.count(",") == header.count(",")]
+    return [(int(row.split(",")[0]), row) for row in whole if row.split(",")[0].isdigit()]
 
 
 class CsvLog:
@@ -63,11 +83,8 @@ class CsvLog:
 
     def _truncate(self, last_epoch: int) -> None:
         text = self.path.read_text()
-        header, *rows = text.splitlines() or [""]
-        # A row with fewer commas than the header is the torn end of a run that was killed: 1 may have been 12.
-        whole = [row for row in rows if row.count(",") == header.count(",")]
-        kept = [row for row in whole if row.split(",")[0].isdigit() and int(row.split(",")[0]) <= last_epoch]
-        content = "".join(f"{line}\n" for line in [header, *kept])
+        kept = [row for epoch, row in _rows(text) if epoch <= last_epoch]
+        content = "".join(f"{line}\n" for line in [*text.splitlines()[:1], *kept])
         if content != text:  # the last line may lack its end, which the next row would be written behind
             write_atomically(self.path, content.encode())
         if not kept:

@@ -20,7 +20,7 @@ from provenance import provenance
 from training.config import Config
 from training.device import describe_backend, peak_memory_bytes, reproducible_kernels
 from training.folder import epoch_file, previous_starts, run_lock, start_run
-from training.log import RunLog
+from training.log import METRICS_FILE, RunLog
 from training.run import Run, prepare, resume, save, stream
 from training.schedule import learning_rate_factor, set_learning_rates
 from training.state import STATE_FILE
@@ -54,12 +54,15 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
     if not fresh:
         resume(run)
     if run.epoch >= config.epochs:
+        _replace_lost_model(run)
         print(f"nothing to do: {run.folder} has {run.epoch} epochs; --epochs for more, --fresh to start over")
         return run.folder
     with run_lock(run.folder), stop_request(deadline) as request, reproducible_kernels(config.deterministic):
         starts = previous_starts(config, fresh)  # again, as the state: a process that was ending may have saved since
         if not fresh and resume(run):
             print("the state is of another kind of device: noise and orders go on with other streams", flush=True)
+        if run.epoch and not (run.folder / METRICS_FILE).exists():
+            print(f"{METRICS_FILE} is gone: it starts anew at epoch {run.epoch + 1}", flush=True)
         start_run(config, [*starts, _start(run)], fresh)
         if backend_of(run.model):
             print(describe_backend(config.backend, run.device), flush=True)
@@ -72,6 +75,16 @@ def fit(config: Config, fresh: bool = False, deadline: float = math.inf) -> Path
             if request and run.epoch < config.epochs:
                 raise _stopped(run, request)
     return run.folder
+
+
+def _replace_lost_model(run: Run) -> None:
+    """Write the weights of a finished run again, where they have been removed: the state has them too."""
+    if run.step or run.epoch > run.config.epochs or (run.folder / MODEL_FILE).exists():
+        return
+    with run_lock(run.folder):
+        run.model.eval()
+        _save_model(run, run.test())
+    print(f"{MODEL_FILE} was gone: it is written again, from {STATE_FILE}", flush=True)
 
 
 def _start(run: Run) -> dict[str, Any]:
@@ -137,11 +150,16 @@ def finish_epoch(run: Run, log: RunLog, request: StopRequest) -> None:
     log.pictures(run.epoch + 1, run.model, run.test.images, give_up)
     log.epoch(_row(run, test_reconstruction))
     run.epoch, run.step, run.sums, run.seconds = run.epoch + 1, 0, {}, 0.0
+    _save_model(run, test_reconstruction)
+    save(run)
+
+
+def _save_model(run: Run, test_reconstruction: float) -> None:
+    """Write the weights that the run has after its last epoch, under a name of their own too where they are to stay."""
     record = {"config": run.config.to_dict(), "epochs": run.epoch, "test_reconstruction": test_reconstruction}
     save_model(run.model, run.folder / MODEL_FILE, record)
     if run.config.keep_every and run.epoch % run.config.keep_every == 0:
         save_model(run.model, epoch_file(run.folder, run.epoch), record | {"epoch_rule": "an epoch kept in training"})
-    save(run)
 
 
 def _row(run: Run, test_reconstruction: float) -> dict[str, Any]:

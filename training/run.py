@@ -104,7 +104,7 @@ def resume(run: Run) -> bool:
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = reason_of(error)[:200]  # PyTorch lists every tensor
         raise UserError(f"{file} does not fit this run ({reason}); --fresh starts the run over") from error
-    check_log(run.folder)
+    check_log(run.folder, state.epoch)
     run.epoch, run.step, run.sums, run.seconds = state.epoch, state.step, state.sums, state.seconds
     return is_moved
 

@@ -57,6 +57,9 @@ TRAIN_CASES = [
     Case("state: no optimizer", GO_ON, "does not fit this run", s.state(optimizer={"param_groups": [3, 4]})),
     Case("config.json: deep", GO_ON, "config.json is damaged", s.put("runs/finished/config.json", s.DEEP)),
     Case("metrics.csv: no text", GO_ON, "metrics.csv is damaged", s.put("runs/finished/metrics.csv", b"\xff\xfe\0")),
+    Case(
+        "metrics.csv: lacks an epoch", GO_ON, "damaged or lacks epochs", s.put("runs/finished/metrics.csv", "epoch,x\n")
+    ),
     Case("metrics.csv: no header", GO_ON, "metrics.csv is damaged", s.put("runs/finished/metrics.csv", "1,2,3\n")),
     Case(
         "firing_rates.csv: no text",

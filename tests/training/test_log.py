@@ -62,8 +62,29 @@ def test_a_log_of_other_columns_is_not_gone_on_with(tmp_path: Path) -> None:
 def test_a_sound_log_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, no_more_files: Callable) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,loss\n")
     with pytest.raises(UserError) as refused, no_more_files():
-        check_log(tmp_path)
+        check_log(tmp_path, 0)
     assert str(refused.value) == f"{tmp_path / 'metrics.csv'} cannot be read: Too many open files"
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_sound"),
+    [
+        (["1,0.5", "2,0.4"], True),
+        (["1,0.5", "2,0.4", "3,0.3", "4"], True),  # killed after it logged epoch 3, and while it logged epoch 4
+        (["2,0.4"], True),  # one that was removed after epoch 1
+        (["1,0.5", "2"], False),
+        (["1,0.5", "x,0.4"], False),
+        (["1,0.5"], False),
+        ([], False),
+    ],
+)
+def test_a_log_that_lacks_an_epoch_is_not_gone_on_with(tmp_path: Path, rows: list[str], is_sound: bool) -> None:
+    (tmp_path / "metrics.csv").write_text("\n".join(["epoch,loss", *rows]))
+    if is_sound:
+        check_log(tmp_path, 2)
+    else:
+        with pytest.raises(UserError, match="lacks epochs: restore it, or remove it and it starts anew at epoch 3"):
+            check_log(tmp_path, 2)
 
 
 def test_rate_histogram_counts_units_by_their_spikes() -> None:

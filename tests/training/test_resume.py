@@ -65,6 +65,19 @@ def test_more_epochs_go_on_where_a_finished_run_ended(train: Callable, same: Cal
     same()
 
 
+def test_the_model_of_a_finished_run_is_written_again_where_it_is_gone(
+    train: Callable, run_dir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train("--epochs", "2") == 0
+    model = run_dir / "model.safetensors"
+    written = model.read_bytes()
+    model.unlink()
+    assert train("--epochs", "1") == 0 and not model.exists()  # what it says of itself would not be true
+    assert train("--epochs", "2") == 0
+    assert model.read_bytes() == written
+    assert "model.safetensors was gone: it is written again, from last.pt" in capsys.readouterr().out
+
+
 def test_a_signal_in_the_middle_of_the_test(
     train: Callable, same: Callable, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
