@@ -1,6 +1,7 @@
 """One look for all figures: palette, style, grids of images, and files that are the same whenever they are drawn."""
 
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -35,7 +36,10 @@ STYLE: dict[str, Any] = {
 }
 DPI = 150
 UNDATED = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
-IMAGE_DOTS, PADDING_PIXELS, LETTER_DOTS, TITLE_DOTS = 64, 2, 11, 54  # of image grids, at DPI
+LETTER_INCHES = 0.07  # of a letter of the style's size, about
+MARGIN_INCHES = 0.5  # of an axis, for what stands beside it
+TICK_INCHES = 2.6  # for names of models beside an axis
+IMAGE_DOTS, PADDING_PIXELS, LETTER_DOTS, LINE_DOTS, PADDING_DOTS = 64, 2, 11, 20, 14  # of image grids, at DPI
 
 Drawing = TypeVar("Drawing", bound=Callable[..., Any])
 
@@ -63,9 +67,25 @@ def subject_colors(subjects: Iterable[Subject]) -> dict[str, tuple[float, float,
     return colors
 
 
+def fitted(text: str, inches: float) -> str:
+    """The text in lines that so many inches hold, in the style's size: names of runs are longer than a panel."""
+    letters = max(int(inches / LETTER_INCHES), 10)
+    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
+
+
+def set_title(axis: Axes, title: str) -> None:
+    """A title no wider than the axis' share of the figure."""
+    share = axis.figure.get_figwidth() / axis.get_gridspec().ncols
+    axis.set_title(fitted(title, share - MARGIN_INCHES))
+
+
 def legend_below(figure: Figure, axis: Axes) -> None:
     """One legend for the whole figure, of what `axis` shows, where it hides nothing."""
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    handles, labels = axis.get_legend_handles_labels()
+    half = figure.get_figwidth() / 2 - MARGIN_INCHES
+    ncols = 2 if all(fitted(label, half) == label for label in labels) else 1
+    fitting = [fitted(label, figure.get_figwidth() / ncols - MARGIN_INCHES) for label in labels]
+    figure.legend(handles, fitting, loc="outside lower center", ncols=ncols)
 
 
 @styled
@@ -81,15 +101,17 @@ def image_panels(panels: Mapping[str, Mapping[str, Tensor]], columns: int | None
     grids = {title: _grid(rows, columns or len(next(iter(rows.values())))) for title, rows in panels.items()}
     height, width = next(iter(grids.values())).shape[:2]
     labels = [line for rows in panels.values() for label in rows for line in _wrapped(label).split("\n")]
-    left, top = LETTER_DOTS * (max(map(len, labels)) + 1), TITLE_DOTS if any(panels) else 0
+    left = LETTER_DOTS * (max(map(len, labels)) + 1)
+    titles = [fitted(_wrapped(title), width / DPI) for title in grids]
+    top = LINE_DOTS * (max(title.count("\n") for title in titles) + 1) + PADDING_DOTS if any(panels) else 0
     figure = Figure(((left + width) * len(panels) / DPI, (height + top) / DPI))
-    for k, (title, grid) in enumerate(grids.items()):
+    for k, (panel, grid) in enumerate(grids.items()):
         place = ((k * (left + width) + left) / (left + width) / len(panels), 0)
         size = (width / (left + width) / len(panels), height / (height + top))
         axis = figure.add_axes((*place, *size))
         axis.imshow(grid, interpolation="nearest")
-        axis.set_title(_wrapped(title))
-        _label_rows(axis, panels[title], height)
+        axis.set_title(titles[k])
+        _label_rows(axis, panels[panel], height)
     return figure
 
 

@@ -23,7 +23,17 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analysis.classifier import Accuracy, Activation, Labelled, Recipe, train_classifier
-from analysis.drawing import GREY, KIND_COLORS, legend_below, new_figure, styled, subject_colors
+from analysis.drawing import (
+    GREY,
+    KIND_COLORS,
+    TICK_INCHES,
+    fitted,
+    legend_below,
+    new_figure,
+    set_title,
+    styled,
+    subject_colors,
+)
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
 from analysis.features import STATISTICS_BATCHES, PixelPCA, RateKind, encoder_rates, untrained_copy
@@ -232,14 +242,14 @@ def draw(
             accuracy, color=KIND_COLORS[kinds[model]], ls="--", lw=1, label=f"{model} in the paper, fully trained"
         )
     axis.set_xlabel("test accuracy [%]")
-    axis.set_title(size)
+    set_title(axis, size)
     if paper:
         legend_below(figure, axis)
     return figure
 
 
 def _tick(model: str, features: str) -> str:
-    return "the same model, untrained" if features == UNTRAINED else f"{model}\n{features}"
+    return "the same model, untrained" if features == UNTRAINED else f"{fitted(model, TICK_INCHES)}\n{features}"
 
 
 main = experiment_main(EncoderClassification, __doc__)

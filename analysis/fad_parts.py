@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from analysis.drawing import GREY, legend_below, new_figure, styled, subject_colors
+from analysis.drawing import GREY, TICK_INCHES, fitted, legend_below, new_figure, set_title, styled, subject_colors
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
 from analysis.generation import sample_images
@@ -101,11 +101,11 @@ def draw(table: pd.DataFrame, subjects: list[Subject], title: str) -> Figure:
             axis.plot(row[part], height, mark, color=GREY if part == "real" else color, zorder=3)
     for part, mark in PARTS.items():
         axis.plot([], [], mark, color=GREY, label=f"{part} images")
-    axis.set_yticks(range(len(table)), [label.replace(", ", ",\n", 1) for label in table["model"]])
+    axis.set_yticks(range(len(table)), [fitted(label, TICK_INCHES) for label in table["model"]])
     axis.set_ylim(len(table) - 0.5, -0.5)  # the first model on top
     axis.set_xlim(left=0)
     axis.set_xlabel(f"FAD, {PROTOCOL}")
-    axis.set_title(title)
+    set_title(axis, title)
     legend_below(figure, axis)
     return figure
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.drawing import new_figure, styled
+from analysis.drawing import fitted, new_figure, set_title, styled
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
 from analysis.latents import STAGES, latents
@@ -139,12 +139,12 @@ def draw(rates: dict[str, Rates], images: str) -> Figure:
                 shares = getattr(found, kind)
                 places = np.linspace(0, 1, len(shares))
                 axis.bar(places, shares, 0.9 / len(shares), alpha=0.55, color=COLORS[stage], label=stage)
-            axis.set_title(f"{label}\n{title}" if row == 0 else title)
+            set_title(axis, f"{label}\n{title}" if row == 0 else title)
         axes[-1, column].set_xlabel("firing rate [spikes per step]")
     for axis in axes[:, 0]:
         axis.set_ylabel("share of units")
     axes[0, 0].legend()
-    figure.suptitle(images)
+    figure.suptitle(fitted(images, figure.get_figwidth()))
     return figure
 
 

@@ -18,7 +18,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from analysis.drawing import new_figure, styled, subject_colors
+from analysis.drawing import new_figure, set_title, styled, subject_colors
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
 from analysis.latents import STAGES, latents
@@ -75,14 +75,16 @@ def extremes(z_batches: Iterable[Tensor]) -> dict[str, float]:
 @styled
 def draw_rasters(rasters: Mapping[tuple[str, str], Tensor], subjects: list[Subject]) -> Figure:
     """One z [T, D] per subject (row) and stage (column): latent units across, time down, a spike in its colour."""
-    figure, axes = new_figure(9, 0.5 + 1.2 * len(subjects), len(subjects), len(STAGES), sharex=True, sharey=True)
+    alike = len({z.shape for z in rasters.values()}) == 1  # else what one model has not would look silent
+    size = 9, 0.5 + 1.2 * len(subjects), len(subjects), len(STAGES)
+    figure, axes = new_figure(*size, sharex=alike, sharey=alike)
     for row, (label, color) in zip(axes, subject_colors(subjects).items(), strict=True):
         for axis, stage in zip(row, STAGES, strict=True):
             z = rasters[label, stage].cpu().numpy()
             axis.imshow(
                 z, cmap=ListedColormap(["white", color]), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
             )
-            axis.set_title(f"{label}: {stage}")
+            set_title(axis, f"{label}: {stage}")
             axis.grid(False)
     for axis in axes[-1]:
         axis.set_xlabel("latent unit")

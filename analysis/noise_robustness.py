@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
-from analysis.drawing import GREY, image_panels, legend_below, new_figure, styled, subject_colors
+from analysis.drawing import GREY, image_panels, legend_below, new_figure, set_title, styled, subject_colors
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
 from analysis.perturbation import LOSSES, add_noise, altered_images, altered_losses, flip, shuffle_time
@@ -96,7 +96,7 @@ def draw_curves(table: pd.DataFrame, subjects: list[Subject], part: str) -> Figu
         axis.plot([], [], dashes, color=GREY, label=f"against the {target}")
     axis.set_xlabel("probability a that an entry of z is hit")
     axis.set_ylabel("mean squared error per value on [-1, 1]")
-    axis.set_title(f"noised latents, {subjects[0].dataset},\n{part}")
+    set_title(axis, f"noised latents, {subjects[0].dataset},\n{part}")
     axis.set_ylim(bottom=0)
     legend_below(figure, axis)
     return figure

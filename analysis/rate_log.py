@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.drawing import new_figure, styled
+from analysis.drawing import new_figure, set_title, styled
 from analysis.rate_histograms import Histogram, as_shares
 from analysis.subjects import Subject
 from errors import UserError
@@ -77,7 +77,7 @@ def draw_epochs(models: Mapping[str, Epochs]) -> Figure:
         for axis, (stage, epochs) in zip(axes[:, column], stages.items(), strict=True):
             for epoch, histogram in epochs.items():
                 axis.plot(np.linspace(0, 1, len(histogram)), histogram, color=colors.to_rgba(epoch), marker=".", lw=1)
-            axis.set_title(f"{label}\n{stage}")
+            set_title(axis, f"{label}\n{stage}")
         axes[-1, column].set_xlabel("firing rate [spikes per step]")
     for axis in axes[:, 0]:
         axis.set_ylabel("share of units")

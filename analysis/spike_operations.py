@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analysis.drawing import new_figure, styled, subject_colors
+from analysis.drawing import TICK_INCHES, fitted, legend_below, new_figure, set_title, styled, subject_colors
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
 from analysis.operations import PICOJOULE_PER_AC, PICOJOULE_PER_MAC, Operations, count_operations, energy
@@ -141,11 +141,11 @@ def draw(table: pd.DataFrame, colors: dict[str, tuple[float, float, float]], ima
         bars.barh(place, of_macs, color=color, hatch="///", edgecolor="white")
         bars.barh(place, row.energy_microjoule - of_macs, left=of_macs, color=color)
         bars.text(row.energy_microjoule, place, f" {row.energy_microjoule:.1f}", va="center")
-    bars.set_yticks(range(len(sums)), [f"{row.model}\n{row.stage}" for row in sums.itertuples()])
+    bars.set_yticks(range(len(sums)), [f"{fitted(row.model, TICK_INCHES)}\n{row.stage}" for row in sums.itertuples()])
     bars.invert_yaxis()
     bars.set_xlim(0, 1.15 * sums["energy_microjoule"].max())
     bars.set_xlabel("energy of synapses [µJ per image]")
-    bars.set_title(f"{images}; hatched: multiply-accumulates")
+    set_title(bars, f"{images}; hatched: multiply-accumulates")
     _draw_rates(rates, layers[layers["stage"] == STAGES[0]].dropna(subset="firing_rate"), colors)
     return figure
 
@@ -161,7 +161,7 @@ def _draw_rates(axis: Axes, layers: pd.DataFrame, colors: dict[str, tuple[float,
     axis.set_xlim(0)
     axis.set_xlabel("firing rate in reconstruction [spikes per step]")
     if names:
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        legend_below(axis.figure, axis)
 
 
 main = experiment_main(SpikeOperations, __doc__)
