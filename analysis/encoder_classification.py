@@ -87,6 +87,7 @@ class EncoderClassification(Experiment):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, n_classifiers=self.n_classifiers)
+        check_at_least(2, n_images=self.n_images)  # one has no principal component
         self.recipe()
 
     def recipe(self) -> Recipe:

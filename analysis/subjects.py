@@ -190,4 +190,5 @@ def part_of_test_split(dataset: str, n_images: int) -> str:
     total = DATASETS[dataset].n_test
     if n_images == total:
         return "whole test split"
-    return f"first {n_images} images of the test split at hand (official: {total})"
+    first = "first image" if n_images == 1 else f"first {n_images} images"
+    return f"{first} of the test split at hand (official: {total})"

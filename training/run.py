@@ -72,7 +72,7 @@ def _check_training_images(found: int, config: Config) -> None:
     if config.train_images is None and found != whole:
         raise UserError(
             f"{config.dataset} has {found:,} of {whole:,} training images here: give --train-images "
-            f"{min(found, whole)} to train on these"
+            f"{min(found, whole)} to train on these (rows of experiments.toml want all)"
         )
     if found < config.batch_size:
         raise UserError(f"--batch-size {config.batch_size} is more than the {found} training images")
