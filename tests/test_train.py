@@ -33,7 +33,10 @@ def test_part_of_a_data_set_is_trained_on_where_that_is_asked_for(
     folders = ("--data-dir", str(tmp_path), "--runs-dir", str(tmp_path / "runs"))
     arguments = ["--dataset", "celeba", *size, *folders]
     assert run_program(train.main, arguments) == 2
-    expected = "celeba has 2 of 162,770 training images here: give --train-images 2 to train on these"
+    expected = (
+        "celeba has 2 of 162,770 training images here: give --train-images 2 to train on these (rows of "
+        "experiments.toml want all)"
+    )
     assert capsys.readouterr().err.splitlines() == [f"error: {expected}"]
     assert not (tmp_path / "runs").exists()
     assert run_program(train.main, [*arguments, "--train-images", "2"]) == 0
