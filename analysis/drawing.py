@@ -79,6 +79,12 @@ def set_title(axis: Axes, title: str) -> None:
     axis.set_title(fitted(title, share - MARGIN_INCHES))
 
 
+def set_suptitle(figure: Figure, title: str) -> None:
+    """A title of the whole figure, no wider than it."""
+    letter = figure.suptitle(title).get_fontsize() / STYLE["font.size"]  # a suptitle's are larger than the style's
+    figure.suptitle(fitted(title, (figure.get_figwidth() - MARGIN_INCHES) / letter))
+
+
 def legend_below(figure: Figure, axis: Axes) -> None:
     """One legend for the whole figure, of what `axis` shows, where it hides nothing."""
     handles, labels = axis.get_legend_handles_labels()

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.drawing import fitted, new_figure, set_title, styled
+from analysis.drawing import new_figure, set_suptitle, set_title, styled
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
 from analysis.latents import STAGES, latents
@@ -144,7 +144,7 @@ def draw(rates: dict[str, Rates], images: str) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("share of units")
     axes[0, 0].legend()
-    figure.suptitle(fitted(images, figure.get_figwidth()))
+    set_suptitle(figure, images)
     return figure
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
-from analysis.drawing import fitted, image_panels, legend_below, new_figure, styled, subject_colors
+from analysis.drawing import image_panels, legend_below, new_figure, set_suptitle, styled, subject_colors
 from analysis.experiment import Experiment, experiment_main
 from analysis.experiment_result import Result, describe
 from analysis.perturbation import LOSSES, altered_images, altered_losses, shuffle_length, shuffle_time
@@ -113,7 +113,7 @@ def draw_losses(table: pd.DataFrame, subjects: list[Subject], part: str) -> Figu
         axis.set_ylabel("mean squared error per value")
         axis.set_title(f"against the {target}")
     legend_below(figure, axes[0, 0])
-    figure.suptitle(fitted(f"shuffled latents, {subjects[0].dataset}, {part}", figure.get_figwidth()))
+    set_suptitle(figure, f"shuffled latents, {subjects[0].dataset}, {part}")
     return figure
 
 

@@ -48,8 +48,8 @@ def _reaches(text: str, n_epochs: int) -> bool:
 def _rows(text: str) -> list[tuple[int, str]]:
     """Epoch and line of every row but those with too few commas, the torn end of a killed run: 1 may have been 12."""
     header, *rows = text.splitlines() or [""]
-    whole = [row for row in rows if row.count(",") == header.count(",")]
-    return [(int(row.split(",")[0]), row) for row in whole if row.split(",")[0].isdigit()]
+    whole = [(row.split(",")[0], row) for row in rows if row.count(",") == header.count(",")]
+    return [(int(epoch), row) for epoch, row in whole if epoch.isdigit()]
 
 
 class CsvLog:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.drawing import fitted, legend_below, new_figure, set_title, styled
+from analysis.drawing import fitted, legend_below, new_figure, set_suptitle, set_title, styled
 
 NAMES = [f"ESVAE, 1 epoch of 100 images (cifar10-esvae-paper-fast-seed4{k}-of-another-width)" for k in (2, 3)]
 
@@ -16,8 +16,10 @@ def test_titles_and_legends_of_long_names_are_whole(size: tuple[float, float, in
     for name in NAMES:
         axes[0, 0].plot([0, 1], label=name)
     legend_below(figure, axes[0, 0])
+    set_suptitle(figure, " beside ".join(NAMES))
     figure.draw_without_rendering()
-    texts = [axis.title.get_window_extent() for axis in axes.flat] + [figure.legends[0].get_window_extent()]
+    titles = [text.get_window_extent() for text in (figure._suptitle, *(axis.title for axis in axes.flat))]
+    texts = [*titles, figure.legends[0].get_window_extent()]
     for k, text in enumerate(texts):
         assert 0 <= text.x0 < text.x1 <= figure.bbox.width and 0 <= text.y0 < text.y1 <= figure.bbox.height
         assert not any(text.overlaps(other) for other in texts[:k])
